@@ -1,0 +1,125 @@
+"""The kinds of values that a Deployment file is made of, each with its legal values in words."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ray_canary import quantities
+from ray_canary.legal import BENTO_TAG, Legal, one_of, refuse, show
+
+T = TypeVar("T")
+
+_RESERVED_ENVS = ("BENTOML_HOME", "BENTOML_RESULT_STORE", "PROMETHEUS_MULTIPROC_DIR")
+
+
+def _not_a_path(bento: object) -> object:
+    if isinstance(bento, str) and (bento.startswith((".", "/")) or "/" in bento):
+        message = f"{show(bento)} is a project path, not a Bento"
+        raise refuse(message, "build it with `bentoml build`, and give the tag that prints")
+    return bento
+
+
+def _unambiguous(name: str) -> str:
+    # The applications of Deployment `d` are called `d`, `d-main` and `d-canary-<key>`: no name may look like
+    # another Deployment's application, nor make one that does.
+    if "-canary-" in f"{name}-" or name.endswith("-main"):
+        message = f"{show(name)} could be taken for an application of another Deployment"
+        raise refuse(message, "a name can't contain `-canary-`, nor end with `-canary` or `-main`")
+    return name
+
+
+def _not_main(key: str) -> str:
+    if key == "main":
+        raise refuse('"main" is the name of the main Bento, not of a canary version', "give the version another key")
+    return key
+
+
+def _not_reserved(name: str) -> str:
+    if name in _RESERVED_ENVS or name.startswith("RAY_"):
+        raise refuse(f"{show(name)} is reserved: the replica's own host sets it", "remove it")
+    return name
+
+
+def _closed_to_nobody(access: bool) -> bool:
+    if access:
+        message = "true needs access tokens, which this release does not have: it would leave the Deployment open"
+        raise refuse(message, "set it to false")
+    return access
+
+
+def _from_int(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _checked(read: Callable[[str | int | float], object]) -> Callable[[str | int | float], str | int | float]:
+    """Return a validator that passes on what `read` can read, as it is written."""
+
+    def check(quantity: str | int | float) -> str | int | float:
+        read(quantity)
+        return quantity
+
+    return check
+
+
+Text = Annotated[str, Legal("text")]
+Flag = Annotated[bool, Legal("true or false")]
+Access = Annotated[bool, Legal("true or false"), AfterValidator(_closed_to_nobody)]
+Scalar = Annotated[str | int | float | bool, Legal("a single value")]
+Percent = Annotated[int, Field(ge=0, le=100), Legal("a whole number from 0 to 100")]
+Natural = Annotated[int, Field(ge=0), Legal("a whole number, 0 or more")]
+Positive = Annotated[int, Field(ge=1), Legal("a whole number, 1 or more")]
+Seconds = Annotated[int | float, Field(gt=0, lt=math.inf), Legal("a number of seconds above 0")]
+Backlog = Annotated[int, Field(ge=64), Legal("a whole number, 64 or more")]
+Window = Annotated[int, Field(ge=0, le=3600), Legal("a whole number of seconds from 0 to 3600")]
+Port = Annotated[int, Field(ge=1, le=65535), Legal("a port from 1 to 65535")]
+AboveZero = Annotated[int | float, Field(gt=0, lt=math.inf), Legal("a number above 0")]
+Amount = Annotated[int | float, Field(ge=0, lt=math.inf), Legal("a number, 0 or more")]
+Name = Annotated[
+    str,
+    Field(pattern="^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"),
+    Legal("a name of 1 to 63 of a-z, 0-9 and -, with no - at the ends"),
+    AfterValidator(_unambiguous),
+]
+VersionKey = Annotated[
+    str,
+    Field(pattern="^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$"),
+    Legal("a version key of 1 to 20 of a-z, 0-9 and -, with no - at the ends"),
+    AfterValidator(_not_main),
+]
+ServiceName = Annotated[str, Field(min_length=1), Legal("the name of a Bento service")]
+ApplicationName = Annotated[str, Field(min_length=1), Legal("the name of a Serve application")]
+BentoTag = Annotated[
+    str,
+    Field(pattern=BENTO_TAG),
+    Legal("a Bento's tag, like name:version, name:latest or name"),
+    BeforeValidator(_not_a_path),
+]
+EnvName = Annotated[
+    str,
+    Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$"),
+    Legal("a name of letters, digits and _, with no digit first"),
+    AfterValidator(_not_reserved),
+]
+EnvValue = Annotated[str, BeforeValidator(_from_int), Legal("text", secret=True)]
+RoutePrefix = Annotated[
+    str,
+    Field(pattern=r"^(/|(/[A-Za-z0-9._~][-A-Za-z0-9._~]*)+)$"),
+    Legal("a path like / or /summaries, with no / at the end"),
+]
+RouteType = Annotated[Literal["random", "header", "query"], one_of("random", "header", "query")]
+_STRATEGIES = ("RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout")
+Strategy = Annotated[
+    Literal["RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout"], one_of(*_STRATEGIES)
+]
+Workers = Annotated[Positive | Literal["cpu_count"], Legal('a whole number, 1 or more, or "cpu_count"')]
+Cpu = Annotated[str | int | float, AfterValidator(_checked(quantities.cpu)), Legal("CPU cores, like 500m or 2")]
+Memory = Annotated[
+    str | int | float, AfterValidator(_checked(quantities.memory)), Legal("an amount of memory, like 512Mi or 2Gi")
+]
+Free = Annotated[dict[str, Any], Legal("a mapping")]
+Many = Annotated[
+    tuple[T, ...], Field(strict=False), BeforeValidator(lambda value: () if value is None else value)
+]  # `envs:` with nothing after it
+Block = Annotated[T, BeforeValidator(lambda value: {} if value is None else value)]  # `services:` likewise

@@ -1,0 +1,94 @@
+"""What we count: names, labels and buckets, in one table. Emitting is `serving/recorder.py`'s.
+
+Ray exports every name with the prefix `ray_`; counters get `_total`. The labels `deployment`, `application` and
+`replica` are Serve's own (they name the ingress), so ours are `canary_deployment` and `bento_version`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: its kind, its name as Ray is given it, what it says, and its labels."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    description: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+
+
+_TARGET = ("canary_deployment", "bento_version")
+
+REQUESTS = Metric(
+    "counter",
+    "canary_requests",
+    "Requests answered, by the version that answered, why it did, and the class of the status.",
+    (*_TARGET, "split_reason", "status_class"),
+)
+MISSING_KEY = Metric(
+    "counter",
+    "canary_missing_key",
+    "Requests without the header or query parameter that the split goes by; they are split at random.",
+    ("canary_deployment",),
+)
+FAILOVERS = Metric(
+    "counter",
+    "canary_failovers",
+    "Requests that main answered because the version they were meant for had no replica for them.",
+    _TARGET,
+)
+UNAVAILABLE = Metric(
+    "counter",
+    "canary_unavailable",
+    "Requests answered 503 because neither their version nor main had room for them.",
+    _TARGET,
+)
+TARGET_WAIT = Metric(
+    "histogram",
+    "canary_target_wait_seconds",
+    "Seconds that a request waited in the ingress until it was sent to a replica or given up.",
+    _TARGET,
+    (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
+)
+IN_FLIGHT = Metric(
+    "gauge", "canary_in_flight", "Requests of a version that this ingress replica is waiting for.", _TARGET
+)
+CONFIGURED_WEIGHT = Metric(
+    "gauge", "canary_configured_weight", "Percent of requests that the file gives a version.", _TARGET
+)
+EFFECTIVE_WEIGHT = Metric(
+    "gauge",
+    "canary_effective_weight",
+    "Percent of requests that a version gets now: the share of one that is not ready is main's.",
+    _TARGET,
+)
+REJECTED_SPLIT = Metric(
+    "gauge",
+    "canary_split_rejected",
+    "1 while this ingress replica refuses the user_config that it was given last and goes on with the one before.",
+    ("canary_deployment",),
+)
+
+ALL: tuple[Metric, ...] = (
+    REQUESTS,
+    MISSING_KEY,
+    FAILOVERS,
+    UNAVAILABLE,
+    TARGET_WAIT,
+    IN_FLIGHT,
+    CONFIGURED_WEIGHT,
+    EFFECTIVE_WEIGHT,
+    REJECTED_SPLIT,
+)
+
+
+def effective_shares(configured: dict[str, int], ready: dict[str, bool], main: str = "main") -> dict[str, int]:
+    """Return each target's share now, in percent: the share of a canary that is not ready is main's.
+
+    main keeps its share whether it is ready or not: it is never given to a canary.
+    """
+    shares = {key: weight if ready[key] or key == main else 0 for key, weight in configured.items()}
+    shares[main] = 100 - sum(weight for key, weight in shares.items() if key != main)
+    return shares

@@ -1,0 +1,233 @@
+"""Plan -> Serve config: several applications, one for the ingress and one for each version (decision 1).
+
+No Ray in here: a config is plain data, and compiling it must be quick.
+"""
+
+from typing import Any, Final
+
+import yaml
+
+from ray_canary.plan import MAIN, Plan, ServicePlan, TargetPlan
+from ray_canary.serving.settings import IngressSettings, SplitSettings, TargetSettings
+
+INGRESS_IMPORT_PATH: Final = "ray_canary:ingress"
+VERSION_IMPORT_PATH: Final = "ray_canary:version"
+SINGLE_IMPORT_PATH: Final = "ray_canary:app"
+INGRESS_DEPLOYMENT: Final = "Ingress"
+
+Config = dict[str, Any]
+
+
+def serve_config(plan: Plan) -> Config:
+    """Compile a plan into what `serve deploy` takes: one application for the ingress, then one for each target.
+
+    Every block is always there and always in the same order: Serve restarts an application when one comes or goes.
+    """
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": plan.ray.http.host, "port": plan.ray.http.port},
+        "applications": [ingress_application(plan), *(version_application(target) for target in plan.targets.values())],
+    }
+
+
+def ingress_application(plan: Plan) -> Config:
+    """Compile the application that splits the traffic."""
+    return {
+        "name": plan.name,
+        "route_prefix": plan.ray.route_prefix,
+        "import_path": INGRESS_IMPORT_PATH,
+        "args": {"deployment": plan.name},
+        "deployments": [ingress_deployment(plan, ingress_settings(plan))],
+    }
+
+
+def ingress_deployment(plan: Plan, settings: IngressSettings) -> Config:
+    """Compile the ingress deployment's options."""
+    ingress = plan.ray.ingress
+    return {
+        "name": INGRESS_DEPLOYMENT,
+        "num_replicas": ingress.num_replicas,
+        "max_ongoing_requests": ingress.max_ongoing_requests,
+        "max_surge_percent": 100,
+        "graceful_shutdown_timeout_s": plan.ray.hosts.graceful_shutdown_timeout_s,
+        "ray_actor_options": {"num_cpus": ingress.num_cpus},
+        "user_config": settings.model_dump(mode="json"),
+    }
+
+
+def ingress_settings(plan: Plan) -> IngressSettings:
+    """Compile what the ingress reads per request."""
+    return IngressSettings(
+        deployment=plan.name,
+        split=SplitSettings(
+            route_type=plan.route_type,
+            route_by=plan.route_by,
+            weights={key: target.weight for key, target in plan.targets.items() if key != MAIN},
+        ),
+        targets={key: target_settings(target) for key, target in plan.targets.items()},
+        max_body_bytes=plan.ray.ingress.max_body_bytes,
+        target_wait_s=plan.ray.ingress.target_wait_s,
+        ingress_replicas=plan.ray.ingress.num_replicas,
+        file=plan.file,
+    )
+
+
+def target_settings(target: TargetPlan) -> TargetSettings:
+    """Compile where one target's requests go."""
+    return TargetSettings(
+        application=target.application,
+        deployment=target.entry_service,
+        bento=target.bento,
+        arm=target.arm,
+        timeout_s=target.timeout_s,
+        capacity=target.capacity,
+        scales_to_zero=target.services[target.entry_service].scaling.min_replicas == 0,
+    )
+
+
+def version_application(target: TargetPlan) -> Config:
+    """Compile one version's application. It has no route: requests come through the ingress only."""
+    return {
+        "name": target.application,
+        "route_prefix": None,
+        "import_path": VERSION_IMPORT_PATH,
+        "args": version_args(target),
+        "deployments": [service_deployment(service) for service in target.services.values()],
+    }
+
+
+def version_args(target: TargetPlan) -> Config:
+    """Compile what `ray_canary:version` is given."""
+    return {
+        "bento": target.bento,
+        "entry_service": target.entry_service,
+        "services": {
+            name: {"config_overrides": service.config_overrides, "depends": list(service.depends)}
+            for name, service in target.services.items()
+        },
+    }
+
+
+def service_deployment(service: ServicePlan, prefix: str = "") -> Config:
+    """Compile one Bento service's deployment options, in Serve's own keys."""
+    return {
+        "name": f"{prefix}{service.name}",
+        "max_ongoing_requests": service.max_ongoing_requests,
+        "max_surge_percent": service.rollout.max_surge_percent,
+        "rolling_update_percentage": service.rollout.rolling_update_percentage,
+        "graceful_shutdown_timeout_s": service.graceful_shutdown_timeout_s,
+        "autoscaling_config": service.scaling.model_dump(mode="json"),
+        "ray_actor_options": {**service.resources, "runtime_env": {"env_vars": service.envs}},
+    }
+
+
+# The single-application form. ----------------------------------------------------------------------------------------
+
+
+def single_prefix(key: str) -> str:
+    """Return what the deployments of a target begin with where all targets share one application."""
+    return f"{key}-"
+
+
+def single_settings(plan: Plan) -> IngressSettings:
+    """Compile what the ingress reads per request where all targets are deployments of its own application."""
+    settings = ingress_settings(plan)
+    targets = {
+        key: target.model_copy(
+            update={"application": None, "deployment": f"{single_prefix(key)}{target.deployment}"}
+        )
+        for key, target in settings.targets.items()
+    }
+    return settings.model_copy(update={"targets": targets, "file": None})
+
+
+def single_application_config(plan: Plan) -> Config:
+    """Compile a plan into one Serve application: a laptop's form. Its `args` are the Deployment file."""
+    deployments = [
+        service_deployment(service, single_prefix(target.key))
+        for target in plan.targets.values()
+        for service in target.services.values()
+    ]
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": plan.ray.http.host, "port": plan.ray.http.port},
+        "applications": [
+            {
+                "name": plan.name,
+                "route_prefix": plan.ray.route_prefix,
+                "import_path": SINGLE_IMPORT_PATH,
+                "args": plan.file,
+                "deployments": [ingress_deployment(plan, single_settings(plan)), *deployments],
+            }
+        ],
+    }
+
+
+# As text. ------------------------------------------------------------------------------------------------------------
+
+_HEAD = """\
+# The Serve config of Deployment {name}, compiled from {source} by `ray-canary build`.
+#
+#   serve deploy {target}
+#
+# It is a whole Serve config: `serve deploy` deletes the applications that it leaves out, other people's too.
+# `ray-canary deploy` merges into what is on the cluster instead.
+"""
+
+_SEVERAL = """\
+# To change the split, edit `split` below and run `serve deploy` again. No replica restarts, and the new weights are in
+# force within a second. What an edit of anything else restarts is said beside it; it is never another version.
+"""
+
+_SINGLE = """\
+# This is the single-application form, for a laptop or a notebook. AN EDIT OF `args` RESTARTS EVERY VERSION, and the
+# ingress: Serve stamps an application's `args` on all of its deployments. So does adding or removing a deployment.
+# To change the weights live, edit `split` in the ingress's `user_config` below: that restarts nothing, and wins over
+# `args`. Edits of one deployment's own options restart that deployment only.
+"""
+
+_COMMENTS: Final = {
+    "  - name: Ingress\n": "  # An edit of num_replicas or user_config restarts nothing.\n",
+    "      split:\n": "      # What the ingress decides by. main gets what the weights leave of 100.\n",
+    "      targets:\n": "      # Where each target's requests go.\n",
+    "      file:\n": "      # The Deployment file, for `ray-canary get` and `update`; the ingress doesn't read it.\n",
+}
+
+
+def to_yaml(config: Config, plan: Plan, source: str, target: str) -> str:
+    """Write a compiled config as a commented YAML file; the same plan gives the same text."""
+    single = len(config["applications"]) == 1
+    text = _HEAD.format(name=plan.name, source=source, target=target) + (_SINGLE if single else _SEVERAL) + "\n"
+    applications = config["applications"]
+    text += _dump({key: value for key, value in config.items() if key != "applications"})
+    text += "\napplications:\n"
+    for application in applications:
+        text += "\n" + _application_comment(application, plan) + _with_comments(_dump([application]))
+    return text
+
+
+def _application_comment(application: Config, plan: Plan) -> str:
+    for target in plan.targets.values():
+        if application["name"] == target.application:
+            return (
+                f"# Version {target.key}. An edit of args restarts it; an edit of a deployment's ray_actor_options\n"
+                "# restarts that deployment; an edit of a deployment's other keys restarts nothing.\n"
+            )
+    return "# The ingress: in front of all versions.\n"
+
+
+def _with_comments(text: str) -> str:
+    for line, comment in _COMMENTS.items():
+        text = text.replace("\n" + line, "\n" + comment + line, 1)
+    return text
+
+
+def _dump(data: Any) -> str:
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes no aliases: a reader should not have to look for `*id001`."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

@@ -1,0 +1,157 @@
+"""Which target answers a request, and what happens when it can't."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from ray_canary.keys import header_key, query_key
+from ray_canary.serving.settings import MAIN, IngressSettings
+from ray_canary.serving.targets import Target
+from ray_canary.serving.transport import Broken, Call, NotSent
+from ray_canary.serving.wire import Head, Request
+from ray_canary.splitter import Splitter
+
+
+class Reason(StrEnum):
+    """Why a request went where it went; the value of `X-Bento-Split`."""
+
+    KEYED = "keyed"
+    RANDOM = "random"
+    NO_KEY = "no-key"
+    FAILOVER = "failover"
+
+
+class Unanswered(Exception):
+    """No target answered; the client gets a status and a sentence instead."""
+
+    def __init__(self, status: int, sentence: str, target: str, reason: Reason) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.target = target
+        self.reason = reason
+
+
+class Observer(Protocol):
+    """Who is told what happened."""
+
+    def waited(self, target: str, seconds: float) -> None:
+        """A request waited that long for a replica of `target`."""
+
+    def failed_over(self, target: str) -> None:
+        """A request that was meant for `target` went to main."""
+
+    def missed_key(self) -> None:
+        """A request had no key."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response that has begun."""
+
+    target: Target
+    reason: Reason
+    head: Head
+    call: Call
+
+
+class Dispatcher:
+    """One split in force: chooses a target for a request and gets an answer from it."""
+
+    def __init__(
+        self, settings: IngressSettings, targets: dict[str, Target], splitter: Splitter, observer: Observer
+    ) -> None:
+        self.settings = settings
+        self.targets = targets
+        self._splitter = splitter
+        self._observer = observer
+        split = settings.split
+        self._by_header = split.route_type == "header"
+        self._keyed = split.route_type != "random"
+        name = split.route_by or ""
+        self._name = name.lower().encode("latin-1") if self._by_header else name.encode()
+
+    @property
+    def header_name(self) -> bytes:
+        """The header that the split goes by, in lower case; empty when it goes by something else."""
+        return self._name if self._by_header else b""
+
+    def choose(self, request: Request) -> tuple[str, Reason]:
+        """Return the target that the split gives this request, ready or not, and why."""
+        if not self._keyed:
+            return self._splitter.draw(), Reason.RANDOM
+        key = header_key(request.headers, self._name) if self._by_header else query_key(request.query, self._name)
+        if key is None:
+            self._observer.missed_key()
+            return self._splitter.draw(), Reason.NO_KEY
+        return self._splitter.choose(key), Reason.KEYED
+
+    async def answer(self, request: Request, arrived: float) -> Answer:
+        """Get the beginning of a response for `request`, which arrived at loop time `arrived`.
+
+        There are four cases:
+
+        1. The chosen target is ready and answers.
+        2. A canary isn't ready, or takes nothing in time: main answers, if it has room.
+        3. main isn't ready, takes nothing in time, or has no room for another's request: 503.
+        4. The target has the request and breaks (502), or sends no first byte in time (504). Nobody else gets it.
+
+        Raises:
+            Unanswered: cases 3 and 4.
+        """
+        key, reason = self.choose(request)
+        target = self.targets[key]
+        failure = f"{key} is not ready"
+        if target.ready:
+            try:
+                return await self._send(target, reason, request, arrived)
+            except NotSent as error:
+                failure = f"{key} took no request: {error}"
+                request = request.again()
+        if key != MAIN:
+            return await self._fail_over(request, arrived, key)
+        raise Unanswered(503, f"Service Unavailable: {failure}", key, reason)
+
+    async def _fail_over(self, request: Request, arrived: float, meant_for: str) -> Answer:
+        main = self.targets[MAIN]
+        if not (main.ready and main.has_room(self.settings.ingress_replicas)):
+            sentence = f"Service Unavailable: {meant_for} is not ready, and main has no room for its requests"
+            raise Unanswered(503, sentence, meant_for, Reason.FAILOVER)
+        self._observer.failed_over(meant_for)
+        try:
+            return await self._send(main, Reason.FAILOVER, request, arrived)
+        except NotSent as error:
+            sentence = f"Service Unavailable: {meant_for} is not ready, and main took no request: {error}"
+            raise Unanswered(503, sentence, meant_for, Reason.FAILOVER) from error
+
+    async def _send(self, target: Target, reason: Reason, request: Request, arrived: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        asleep = target.asleep
+        timeout = target.settings.timeout_s
+        call = target.transport.send(request)
+        waiting = loop.call_later(target.wait_s(self.settings.target_wait_s), _give_up, request, call)
+        answered = False
+        target.in_flight += 1
+        try:
+            async with asyncio.timeout_at(None if asleep else arrived + timeout):
+                head = await call.head()
+            answered = True
+            return Answer(target, reason, head, call)
+        except TimeoutError:
+            sentence = f"Not able to process the request in {timeout:g} seconds"
+            raise Unanswered(504, sentence, target.key, reason) from None
+        except Broken as error:
+            raise Unanswered(502, f"Bad Gateway: {target.key} broke: {error}", target.key, reason) from error
+        finally:
+            waiting.cancel()
+            self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
+            if not answered:
+                target.in_flight -= 1
+                call.cancel()
+
+
+def _give_up(request: Request, call: Call) -> None:
+    """End the wait for a replica, unless one has the request already."""
+    if request.withdraw():
+        call.cancel()

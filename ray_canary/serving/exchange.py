@@ -1,0 +1,103 @@
+"""Runs one request through an ASGI app in this process, and takes the response off it piece by piece."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from ray_canary.serving.http import Message
+from ray_canary.serving.wire import Head, Request, pieces
+
+logger = logging.getLogger("ray.serve")
+
+#: Bytes of a response that wait here for a slow client before the app has to wait.
+MAX_WAITING: Final = 4 * 1024 * 1024
+
+
+class Incomplete(Exception):
+    """The app ended in the middle of its response."""
+
+
+class Exchange:
+    """One request and its response, on their way through an ASGI app."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._given = False
+        self._out: deque[Message] = deque()
+        self._waiting = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._ended = False
+
+    async def run(self, app: Any, tag: str) -> AsyncIterator[Head | bytes]:
+        """Yield a `Head`, then the rest of the body in pieces as they come.
+
+        Closing the iterator early cancels the app.
+
+        Raises:
+            Incomplete: the app ended before its response did.
+        """
+        running = asyncio.get_running_loop().create_task(self._run(app))
+        try:
+            start = await self._next()
+            # A plain response is complete by now, and becomes one message.
+            body, more = self._body_of(self._take()) if self._out else (b"", True)
+            first, *rest = list(pieces(body)) or [b""]
+            yield Head(start["status"], list(start.get("headers", ())), tag, first, more or bool(rest))
+            while True:
+                for piece in rest:
+                    yield piece
+                if not more:
+                    return
+                body, more = self._body_of(await self._next())
+                rest = list(pieces(body))
+        finally:
+            running.cancel()
+
+    async def _run(self, app: Any) -> None:
+        try:
+            await app(self._request.scope(), self._receive, self._send)
+        except Exception:
+            # The app has answered 500 where it still could; what is left is to say why.
+            logger.exception("The Bento raised an exception.")
+        finally:
+            self._ended = True
+            self._news.set()
+
+    async def _receive(self) -> Message:
+        if not self._given:
+            self._given = True
+            return {"type": "http.request", "body": self._request.body, "more_body": False}
+        # A client that leaves cancels the app, so there is never a disconnect to report.
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def _send(self, message: Message) -> None:
+        self._out.append(message)
+        self._waiting += len(message.get("body", b""))
+        self._news.set()
+        if self._waiting > MAX_WAITING:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _next(self) -> Message:
+        while not self._out:
+            if self._ended:
+                raise Incomplete("The Bento ended in the middle of its response.")
+            self._news.clear()
+            await self._news.wait()
+        return self._take()
+
+    def _take(self) -> Message:
+        message = self._out.popleft()
+        self._waiting -= len(message.get("body", b""))
+        if self._waiting <= MAX_WAITING:
+            self._room.set()
+        return message
+
+    @staticmethod
+    def _body_of(message: Message) -> tuple[bytes, bool]:
+        return bytes(message.get("body", b"")), bool(message.get("more_body", False))

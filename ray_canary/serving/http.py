@@ -1,0 +1,99 @@
+"""Small pieces of ASGI and HTTP that everything that passes bytes along has in common."""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+
+from ray_canary.serving.transport import Call
+from ray_canary.serving.wire import Head, HeaderList
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+#: RFC 9110 section 7.6.1: these concern one connection and are not passed on.
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+
+class Disconnected(Exception):
+    """The client left before its request was complete."""
+
+
+class BodyTooLarge(Exception):
+    """A request body is larger than the limit."""
+
+
+async def read_body(receive: Receive, limit: int | None) -> bytes:
+    """Read a whole request body of at most `limit` bytes (None: no limit).
+
+    Raises:
+        BodyTooLarge: it is larger; the rest is left unread.
+        Disconnected: the client left.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        if part := message.get("body", b""):
+            size += len(part)
+            if limit is not None and size > limit:
+                raise BodyTooLarge
+            parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes] = frozenset()) -> HeaderList:
+    """Return the headers that travel on: neither hop-by-hop, nor named in Connection, nor in `dropped`."""
+    named: set[bytes] = set()
+    for name, value in headers:
+        if name == b"connection":
+            named.update(token.strip().lower() for token in value.split(b","))
+    away = HOP_BY_HOP | dropped | named if named else HOP_BY_HOP | dropped
+    return [(name, value) for name, value in headers if name not in away]
+
+
+async def relay(head: Head, headers: HeaderList, call: Call, send: Send) -> None:
+    """Send a response that has begun, each piece when it comes; end the call if it can't be sent to its end.
+
+    Raises:
+        Broken: the replica broke in the middle.
+    """
+    complete = not head.more
+    try:
+        await send({"type": "http.response.start", "status": head.status, "headers": headers})
+        if complete or head.body:
+            await send({"type": "http.response.body", "body": head.body, "more_body": head.more})
+        if head.more:
+            async for piece in call.body():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            complete = True
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        if not complete:
+            call.cancel()
+
+
+async def send_error(send: Send, status: int, sentence: str, headers: HeaderList | None = None) -> None:
+    """Answer in BentoML's shape: `{"error": "..."}`."""
+    body = json.dumps({"error": sentence}).encode()
+    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        own.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *(headers or [])]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,126 @@
+"""The ingress deployment: one Serve deployment in front of all versions of one Deployment."""
+
+import asyncio
+import logging
+from typing import Any
+
+from pydantic import ValidationError
+from ray import serve
+
+from ray_canary.serving import settings as ingress_settings
+from ray_canary.serving.dispatch import Dispatcher
+from ray_canary.serving.http import Receive, Scope, Send
+from ray_canary.serving.passthrough import PassThrough
+from ray_canary.serving.recorder import Recorder
+from ray_canary.serving.serve_private import HandleTransport, request_id
+from ray_canary.serving.settings import IngressSettings
+from ray_canary.serving.targets import Connections, Target
+from ray_canary.splitter import Splitter
+
+logger = logging.getLogger("ray.serve")
+
+#: Seconds between two hand-overs of metrics to Ray.
+FLUSH_EVERY_S = 1.0
+#: Seconds that a new ingress replica waits at most to hear of its targets' replicas before it takes requests.
+FIRST_LOOK_S = 3.0
+#: The same for targets that a change of the split brings; the replica takes no requests meanwhile.
+NEXT_LOOK_S = 0.1
+
+
+class Ingress:
+    """Splits live traffic between the versions.
+
+    Everything that it reads per request is in its `user_config`. A `user_config` that is wrong is refused: a replica
+    that has a good one goes on with it and says so loudly; one that never had a good one does not start.
+    """
+
+    def __init__(self, deployment: str, *versions: Any) -> None:
+        """Make the ingress of `deployment`; `versions` only make Serve deploy them in the same application."""
+        self._recorder = Recorder(deployment)
+        self._connections = Connections(HandleTransport)
+        self._dispatcher: Dispatcher | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take a new `user_config` into force, if it is right.
+
+        Raises:
+            ValueError: it is wrong, and there is none before it to go on with.
+        """
+        try:
+            settings = IngressSettings.model_validate(user_config)
+        except ValidationError as error:
+            sentence = f"user_config rejected: {ingress_settings.problems(error)}"
+            self._recorder.rejected(True)
+            if self._dispatcher is None:
+                raise ValueError(sentence) from None
+            logger.error("%s; the split before it stays in force.", sentence)
+            return
+        await self._put_in_force(settings)
+        self._recorder.rejected(False)
+
+    async def _put_in_force(self, settings: IngressSettings) -> None:
+        before = self._dispatcher.targets if self._dispatcher else {}
+        targets = {key: self._target(key, settings, before.get(key)) for key in settings.split.shares()}
+        await _look(list(targets.values()), NEXT_LOOK_S if before else FIRST_LOOK_S)
+        splitter = Splitter(settings.split.shares(), settings.deployment, arms=settings.arms())
+        self._dispatcher = Dispatcher(settings, targets, splitter, self._recorder)
+        for key in set(before) - set(targets):
+            self._recorder.forget(key)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().create_task(self._flush())
+        logger.info("Split in force: %s.", settings.split.shares())
+
+    def _target(self, key: str, settings: IngressSettings, before: Target | None) -> Target:
+        """Make a target, or go on with the one before, whose requests in flight still count."""
+        of_target = settings.targets[key]
+        transport = self._connections.to(of_target)
+        if before is not None and before.transport is transport:
+            before.settings = of_target
+            return before
+        return Target(key, of_target, transport)
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_EVERY_S)
+            dispatcher = self._in_force()
+            try:
+                self._recorder.flush(dispatcher.settings.split.shares(), dispatcher.targets)
+            except Exception:
+                logger.exception("The metrics of the last %s s could not be handed over.", FLUSH_EVERY_S)
+
+    def _in_force(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise RuntimeError("The ingress has no user_config.")
+        return self._dispatcher
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI request."""
+        await self._pass_through(scope, receive, send)
+
+
+async def _look(targets: list[Target], at_most_s: float) -> None:
+    """Wait until Serve has told this process of every target's replicas, or the time is over."""
+    deadline = asyncio.get_running_loop().time() + at_most_s
+    while not all(target.transport.seen for target in targets):
+        if asyncio.get_running_loop().time() >= deadline:
+            return
+        await asyncio.sleep(0.01)
+
+
+async def entry(scope: Scope, receive: Receive, send: Send) -> None:
+    """Hand a request that Serve received to this replica's `Ingress`."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    ingress: Any = serve.get_replica_context().servable_object
+    await ingress.answer(scope, receive, send)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

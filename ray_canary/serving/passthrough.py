@@ -1,0 +1,153 @@
+"""The thin ASGI pass-through: bytes in, bytes out, both ways (decision 12)."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import quote
+
+from ray_canary.serving.dispatch import Answer, Dispatcher, Unanswered
+from ray_canary.serving.http import (
+    BodyTooLarge,
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    end_to_end,
+    read_body,
+    relay,
+    send_error,
+)
+from ray_canary.serving.transport import Broken
+from ray_canary.serving.wire import HeaderList, Request
+
+logger = logging.getLogger("ray.serve")
+
+#: Given a target, a reason and a status: an answer was sent.
+Record = Callable[[str, str, int], None]
+
+VERSION_HEADER: Final = b"x-bento-version"
+TAG_HEADER: Final = b"x-bento-tag"
+SPLIT_HEADER: Final = b"x-bento-split"
+_OURS: Final = frozenset({VERSION_HEADER, TAG_HEADER, SPLIT_HEADER})
+
+#: Headers by which a client could steer Serve itself; none gets through (facts/ray_serve.md section 7).
+_SERVES_OWN: Final = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve_multiplexed_model_id",
+        b"x-session-id",
+        b"x-request-id",
+    }
+)
+
+
+class Refused(Exception):
+    """A request that is answered without asking a target."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class CutOff(Exception):
+    """A replica broke after its response had begun: the connection is closed without a proper end."""
+
+
+async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, request_id: str, keep: bytes) -> Request:
+    """Read one whole HTTP request.
+
+    `request_id` is Serve's own id of the request, passed on as `X-Request-ID`; `keep` is a header that is passed on
+    though it is one of Serve's own, because the split goes by it.
+
+    Raises:
+        Refused: the body is larger than `max_body_bytes` (413), or the request asks for what isn't to be had.
+        Disconnected: the client left.
+    """
+    headers: HeaderList = scope["headers"]
+    for name, value in headers:
+        if name == VERSION_HEADER:
+            raise Refused(403, "Forbidden: pinning a version with X-Bento-Version needs an access token")
+        if name == b"content-length" and int(value) > max_body_bytes:
+            raise _too_large(max_body_bytes)
+    try:
+        body = await read_body(receive, max_body_bytes)
+    except BodyTooLarge:
+        raise _too_large(max_body_bytes) from None
+    path, raw_path = without_prefix(scope)
+    passed_on = end_to_end(headers, _SERVES_OWN - {keep})
+    if keep != b"x-request-id":
+        passed_on.append((b"x-request-id", request_id.encode()))
+    return Request(scope["method"], path, raw_path, scope["query_string"], passed_on, body, scope.get("client"))
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"Request body is larger than {limit} bytes")
+
+
+def without_prefix(scope: Scope) -> tuple[str, bytes]:
+    """Return path and raw path as a Bento sees them: without the Deployment's route prefix (decision 24)."""
+    prefix: str = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"]
+    raw: bytes = (scope.get("raw_path") or quote(path).encode()).split(b"?", 1)[0]
+    if not prefix or not path.startswith(prefix):
+        return path, raw
+    stripped = path[len(prefix) :] or "/"
+    encoded = quote(prefix).encode()
+    return stripped, (raw[len(encoded) :] or b"/") if raw.startswith(encoded) else quote(stripped).encode()
+
+
+class PassThrough:
+    """Answers HTTP requests by the dispatcher in force."""
+
+    def __init__(self, dispatcher: Callable[[], Dispatcher], request_id: Callable[[], str], record: Record) -> None:
+        self._dispatcher = dispatcher
+        self._request_id = request_id
+        self._record = record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI request; websockets are refused, since a Serve handle can't carry them."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1011, "reason": "websockets are not supported"})
+            return
+        arrived = time.monotonic()
+        dispatcher = self._dispatcher()
+        try:
+            request = await self._read(dispatcher, scope, receive)
+            answer = await dispatcher.answer(request, arrived)
+        except Refused as error:
+            await send_error(send, error.status, str(error))
+        except Unanswered as error:
+            if error.status == 502:
+                logger.error("%s", error)
+            self._record(error.target, error.reason, error.status)
+            await send_error(send, error.status, str(error), _split_headers(error.target, error.reason))
+        except Disconnected:
+            return
+        else:
+            self._record(answer.target.key, answer.reason, answer.head.status)
+            await _relay(answer, send)
+
+    async def _read(self, dispatcher: Dispatcher, scope: Scope, receive: Receive) -> Request:
+        settings = dispatcher.settings
+        if settings.terminated:
+            raise Refused(503, f"Service Unavailable: Deployment {settings.deployment} is terminated")
+        return await read_request(scope, receive, settings.max_body_bytes, self._request_id(), dispatcher.header_name)
+
+
+async def _relay(answer: Answer, send: Send) -> None:
+    headers = end_to_end(answer.head.headers, _OURS)
+    headers += _split_headers(answer.target.key, answer.reason)
+    headers.append((TAG_HEADER, answer.head.tag.encode()))
+    try:
+        await relay(answer.head, headers, answer.call, send)
+    except Broken as error:
+        raise CutOff(f"{answer.target.key} broke in the middle of a response: {error}") from error
+    finally:
+        answer.target.in_flight -= 1
+
+
+def _split_headers(target: str, reason: str) -> HeaderList:
+    return [(VERSION_HEADER, target.encode()), (SPLIT_HEADER, reason.encode())]

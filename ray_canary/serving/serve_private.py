@@ -1,0 +1,99 @@
+"""Serve handles, and the private corners of Serve that the ingress reads.
+
+Checked against ray 2.60.0. Public handles don't say how many replicas they can reach now
+(`running_replicas_populated()` turns true once and stays so), and asking the controller costs tens of milliseconds.
+The handle's own router is told by the controller within milliseconds of every change, so the ingress reads the router's
+replica set. The id of the request under way has no public reader either.
+`tests/e2e/test_serve_private.py` fails when these move.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+
+from ray_canary.serving.transport import Broken, NotSent
+from ray_canary.serving.wire import MAX_PIECE, Head, Request
+
+logger = logging.getLogger("ray.serve")
+
+
+class HandleTransport:
+    """Carries buffered requests over Serve handles, and streams the responses back.
+
+    Small requests travel by value (one gRPC message, much the fastest), large ones through Ray's object store, since
+    one gRPC message ends at 4 MiB.
+    """
+
+    def __init__(self, application: str | None, deployment: str) -> None:
+        """Connect to `deployment` of `application`, or of this replica's own application if that is None."""
+        self._handle = serve.get_deployment_handle(deployment, app_name=application, _check_exists=False)
+        self._by_value = self._handle.options(method_name="answer", stream=True, _by_reference=False)
+        self._by_reference = self._handle.options(method_name="answer", stream=True, _by_reference=True)
+        self._router: Any = self._handle._router._asyncio_router  # type: ignore[union-attr]
+
+    @property
+    def routable(self) -> int:
+        """How many replicas the router can choose from now."""
+        router = self._router.request_router
+        if router is None or not self._router._deployment_available:
+            return 0
+        return len(router.curr_replicas)
+
+    @property
+    def seen(self) -> bool:
+        """Whether the router has ever had a replica."""
+        return bool(self._handle.running_replicas_populated())
+
+    def send(self, request: Request) -> "HandleCall":
+        """Hand `request` to the router."""
+        handle = self._by_value if len(request.body) < MAX_PIECE else self._by_reference
+        return HandleCall(request, handle.remote(request))
+
+
+class HandleCall:
+    """One streaming call of a Serve handle; failures come out as `NotSent` or `Broken`."""
+
+    __slots__ = ("_request", "_responses")
+
+    def __init__(self, request: Request, responses: Any) -> None:
+        self._request = request
+        self._responses = responses
+
+    async def head(self) -> Head:
+        """Wait for the beginning of the response."""
+        try:
+            head: Head = await self._responses.__anext__()
+        except Exception as error:
+            # Whatever Serve, Ray or gRPC raise here, two cases are left: nothing was sent, or something was.
+            reason = _sentence(error)
+            raise NotSent(reason) if self._request.withdraw() else Broken(reason) from error
+        return head
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Iterate over the rest of the body."""
+        try:
+            async for piece in self._responses:
+                yield piece
+        except Exception as error:
+            raise Broken(_sentence(error)) from error
+
+    def cancel(self) -> None:
+        """Cancel the call; Serve cancels the replica's task with it."""
+        try:
+            self._responses.cancel()
+        except Exception as error:
+            # cancel() re-raises what the call itself ended with, and head() or body() has reported that.
+            logger.debug("cancel() of a call that had ended: %s", _sentence(error))
+
+
+def _sentence(error: BaseException) -> str:
+    """Return the last line of a Ray error: the rest is Ray's own stack, of no use to a client."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+def request_id() -> str:
+    """Return Serve's id of the request under way: the client's `X-Request-ID` where it is sound, else a new one."""
+    return str(serve.context._get_serve_request_context().request_id)

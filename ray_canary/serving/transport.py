@@ -1,0 +1,47 @@
+"""How a request travels from the ingress to a version: the seam between deciding and sending."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from ray_canary.serving.wire import Head, Request
+
+
+class Call(Protocol):
+    """One request under way."""
+
+    async def head(self) -> Head:
+        """Wait for the beginning of the response.
+
+        Raises:
+            NotSent: nothing of the request reached a replica; it may be answered elsewhere.
+            Broken: the replica broke; the request may have been worked on.
+        """
+
+    def body(self) -> AsyncIterator[bytes]:
+        """Iterate over the rest of the body, piece by piece as they come. Raises `Broken`."""
+
+    def cancel(self) -> None:
+        """End the work, wherever it is. Never raises; does nothing once the response is complete."""
+
+
+class Transport(Protocol):
+    """The way to one target."""
+
+    @property
+    def routable(self) -> int:
+        """How many replicas can take a request now."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether a replica has ever been routable, as far as this process knows."""
+
+    def send(self, request: Request) -> Call:
+        """Start sending `request`; never waits."""
+
+
+class NotSent(Exception):
+    """Nothing of the request was sent."""
+
+
+class Broken(Exception):
+    """The replica broke while it had the request."""

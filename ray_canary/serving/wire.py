@@ -1,0 +1,105 @@
+"""What crosses between the ingress and a version's replica: one request there, one response back."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: The largest piece of a body that goes into one message, bytes. A gRPC message of Serve ends at 4 MiB.
+MAX_PIECE: Final = 1024 * 1024
+
+HeaderList = list[tuple[bytes, bytes]]
+
+
+class Withdrawn(Exception):
+    """Raised inside Serve's router when it tries to send a request that the ingress has taken back."""
+
+
+class Request:
+    """One buffered HTTP request, and whether any of it has been sent.
+
+    Serve serializes a request at the moment it sends it to a replica and not before. `__reduce__` therefore marks the
+    request as sent, and `withdraw()` says, exactly, whether it may still be answered elsewhere: either the request is
+    withdrawn and can never be sent again, or it has been sent and stays where it is. `sent_at` is in seconds of
+    `time.monotonic()`, which is also the clock of asyncio's loops.
+    """
+
+    __slots__ = ("_lock", "_withdrawn", "body", "client", "headers", "method", "path", "query", "raw_path", "sent_at")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        raw_path: bytes,
+        query: bytes,
+        headers: HeaderList,
+        body: bytes,
+        client: tuple[str, int] | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.raw_path = raw_path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.client = client
+        self.sent_at: float | None = None
+        self._withdrawn = False
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self._lock:
+            if self._withdrawn:
+                raise Withdrawn
+            self.sent_at = self.sent_at or time.monotonic()
+        return Request, (self.method, self.path, self.raw_path, self.query, self.headers, self.body, self.client)
+
+    def withdraw(self) -> bool:
+        """Take the request back if nothing of it was sent; return whether that was so."""
+        with self._lock:
+            if self.sent_at is None:
+                self._withdrawn = True
+            return self._withdrawn
+
+    def again(self) -> "Request":
+        """Return a copy that can be sent, for a request that was withdrawn."""
+        return Request(self.method, self.path, self.raw_path, self.query, self.headers, self.body, self.client)
+
+    def scope(self) -> dict[str, Any]:
+        """Return the ASGI scope in which a Bento sees this request: no prefix, as if it stood at the root."""
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": self.method,
+            "scheme": "http",
+            "path": self.path,
+            "raw_path": self.raw_path,
+            "query_string": self.query,
+            "root_path": "",
+            "headers": self.headers,
+            "client": self.client,
+            "server": ("ray-canary", 80),
+            "state": {},
+        }
+
+
+@dataclass(slots=True)
+class Head:
+    """The beginning of a response: what the Bento answered, which Bento it was, and the first piece of the body.
+
+    `more` is False when `body` is the whole body, so that a plain response is one message.
+    """
+
+    status: int
+    headers: HeaderList
+    tag: str
+    body: bytes
+    more: bool
+
+
+def pieces(body: bytes) -> Iterator[bytes]:
+    """Cut `body` into pieces of at most `MAX_PIECE` bytes; an empty body has none."""
+    for start in range(0, len(body), MAX_PIECE):
+        yield body[start : start + MAX_PIECE]

@@ -1,0 +1,165 @@
+"""A Bento that says what it sees: everything the end-to-end tests ask of a version."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Annotated
+
+import bentoml
+from fastapi import FastAPI, Request, Response
+from pydantic import Field
+from starlette.responses import StreamingResponse
+
+web = FastAPI()
+EVENTS: list[str] = [f"import {os.environ.get('PROBE_START_S', '')}"]
+
+
+@bentoml.service(traffic={"timeout": 60})
+class Letters:
+    """An inner service; only the entry service reaches it."""
+
+    @bentoml.api
+    async def count(self, text: str) -> int:
+        """Count letters."""
+        return len(text)
+
+    @bentoml.api
+    async def pid(self) -> int:
+        """Say which process this is."""
+        return os.getpid()
+
+
+@bentoml.service(traffic={"timeout": 60})
+@bentoml.asgi_app(web, path="/web")
+class Probe:
+    """The entry service."""
+
+    letters = bentoml.depends(Letters)
+
+    def __init__(self) -> None:
+        time.sleep(float(os.environ.get("PROBE_START_S", "0")))
+        self.now = 0
+        self.most = 0
+
+    @bentoml.on_deployment
+    @staticmethod
+    def deployed() -> None:
+        EVENTS.append("on_deployment")
+
+    @bentoml.on_startup
+    def started(self) -> None:
+        EVENTS.append("on_startup")
+
+    @bentoml.on_shutdown
+    def stopped(self) -> None:
+        if path := os.environ.get("PROBE_SHUTDOWN_FILE"):
+            Path(path).write_text("on_shutdown")
+
+    @bentoml.api
+    async def who(self) -> dict[str, object]:
+        """Say which version, process and folder this is."""
+        return {
+            "name": os.environ.get("PROBE_NAME", ""),
+            "pid": os.getpid(),
+            "cwd": os.getcwd(),
+            "events": EVENTS,
+            "data": Path("data.txt").read_text().strip(),
+        }
+
+    @bentoml.api
+    async def env(self, name: str) -> str:
+        """Return an environment variable."""
+        return os.environ.get(name, "(not set)")
+
+    @bentoml.api
+    async def count(self, text: str) -> int:
+        """Ask the inner service."""
+        return await self.letters.count(text=text)
+
+    @bentoml.api
+    async def inner_pid(self) -> int:
+        """Ask the inner service which process it is."""
+        return await self.letters.pid()
+
+    @bentoml.api
+    async def sleep(self, seconds: Annotated[float, Field(ge=0)]) -> dict[str, float]:
+        """Take a while; remember how many did at once."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.now -= 1
+        return {"slept": seconds}
+
+    @bentoml.api
+    async def busy(self) -> dict[str, int]:
+        """Say how many `sleep` calls are under way, and how many there were at most."""
+        return {"now": self.now, "most": self.most}
+
+    @bentoml.api
+    def think(self, seconds: float) -> float:
+        """Take a while in a thread."""
+        time.sleep(seconds)
+        return seconds
+
+    @bentoml.api
+    async def ticks(self, count: int, every_s: float) -> AsyncGenerator[str, None]:
+        """Stream a line every so often."""
+        for number in range(count):
+            yield f"{number}\n"
+            await asyncio.sleep(every_s)
+
+    @bentoml.api
+    async def exit(self) -> None:
+        """Die without a word."""
+        os._exit(1)
+
+    @bentoml.task
+    async def job(self, text: str) -> str:
+        """Work in the background."""
+        return text.upper()
+
+
+@web.api_route("/echo", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
+async def echo(request: Request) -> Response:
+    """Send the body back, with the request's line and headers in the response's headers."""
+    body = await request.body()
+    response = Response(body, media_type="application/octet-stream")
+    response.headers["seen-method"] = request.method
+    response.headers["seen-path"] = request.scope["raw_path"].decode()
+    response.headers["seen-query"] = request.scope["query_string"].decode()
+    for name, value in request.headers.items():
+        response.headers.append("seen-header", f"{name}={value}")
+    response.headers.append("set-cookie", "a=1")
+    response.headers.append("set-cookie", "b=2")
+    response.headers.append("connection", "x-private")
+    response.headers["x-private"] = "not for the client"
+    response.headers["x-bento-version"] = "forged"
+    return response
+
+
+@web.get("/bytes")
+async def many_bytes(count: int) -> Response:
+    """Answer `count` bytes."""
+    return Response(bytes(index % 251 for index in range(251)) * (count // 251 + 1), media_type="image/png")
+
+
+@web.get("/break")
+async def break_off() -> StreamingResponse:
+    """Begin a response, then break."""
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        yield b"the beginning"
+        await asyncio.sleep(0.2)
+        raise RuntimeError("broken in the middle")
+
+    return StreamingResponse(body())
+
+
+@web.get("/raise")
+async def raise_error() -> None:
+    """Raise where BentoML's own timeout middleware would notice only when its timer fires."""
+    raise RuntimeError("raised in a mounted app")
