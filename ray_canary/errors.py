@@ -7,6 +7,7 @@ RayCanaryError                 exit code 1
 │   ├── BentoNotFound                        no such Bento in the store, or more than one fits
 │   └── BentoUnusable                        it is in the store, but can't be deployed from there
 ├── Conflict                   exit code 2   something else on the cluster already has what this needs
+├── DoesNotFit                 exit code 2   the cluster has too little for it
 ├── NotFound                   exit code 1   no such Deployment on the cluster
 ├── ClusterError               exit code 1   Ray can't be reached, or refused
 └── DeployFailed               exit code 1   it was submitted and didn't become ready
@@ -123,6 +124,12 @@ class BentoUnusable(BentoError):
 
 class Conflict(RayCanaryError):
     """Something else on the cluster already has what this Deployment needs."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class DoesNotFit(RayCanaryError):
+    """The cluster has too little for the Deployment, which would hang pending."""
 
     exit_code: ClassVar[int] = 2
 

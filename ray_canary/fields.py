@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -116,7 +117,9 @@ Strategy = Annotated[
 Workers = Annotated[Positive | Literal["cpu_count"], Legal('a whole number, 1 or more, or "cpu_count"')]
 Cpu = Annotated[str | int | float, AfterValidator(_checked(quantities.cpu)), Legal("CPU cores, like 500m or 2")]
 Memory = Annotated[
-    str | int | float, AfterValidator(_checked(quantities.memory)), Legal("an amount of memory, like 512Mi or 2Gi")
+    str | int | float,
+    AfterValidator(_checked(partial(quantities.memory, bare="Gi"))),
+    Legal("an amount of memory, like 512Mi or 2Gi"),
 ]
 Free = Annotated[dict[str, Any], Legal("a mapping")]
 Many = Annotated[

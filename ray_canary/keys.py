@@ -24,7 +24,7 @@ def query_key(query: bytes, name: bytes) -> bytes | None:
     """
     for pair in query.split(b"&"):
         raw_name, _, raw_value = pair.partition(b"=")
-        if raw_name == name or _decoded(raw_name) == name:
+        if _decoded(raw_name) == name:
             return _decoded(raw_value) or None
     return None
 

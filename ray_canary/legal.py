@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -16,6 +17,7 @@ _PART = "[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?"
 BENTO_TAG = f"^{_PART}(:{_PART})?$"
 """`name` or `name:version`, as BentoML takes it (which turns capitals into small letters)."""
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?", re.ASCII)
 _CONTAINERS = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -68,7 +70,7 @@ def kind(value: object) -> str:
     """Return what sort of value this is, without showing it."""
     if value is None:
         return "null"
-    kinds = ((bool, "a boolean"), (int | float, "a number"), (str, "this text"), (list | tuple, "a list"))
+    kinds = ((bool, "a boolean"), (int | float, "a number"), (str, "a text"), (list | tuple, "a list"))
     names = (name for types, name in kinds if isinstance(value, types))
     return next(names, "a mapping" if isinstance(value, Mapping) else type(value).__name__)
 
@@ -120,12 +122,9 @@ def _quotes(value: object, inner: ValidatorFunctionWrapHandler) -> str | None:
 
 
 def _number(text: str) -> int | float | None:
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return None
+    if not _NUMBER.fullmatch(text):
+        return None
+    return float(text) if "." in text else int(text)
 
 
 def _boolean(text: str) -> bool | None:
@@ -135,8 +134,7 @@ def _boolean(text: str) -> bool | None:
 def _where_it_belongs(root: Any, loc: tuple[str | int, ...]) -> str | None:
     """Return a hint for an unknown key: its likely spelling, the block it belongs in, or the keys there are."""
     block, key = _model(root, loc[:-1]), str(loc[-1])
-    if block is None:
-        return None
+    assert block is not None  # nothing but a model knows its keys
     inside = (name for name in block.model_fields if key in _keys(_step(block, name)))
     if (found := next(inside, None)) is not None:
         return f"it belongs under '{found}'"

@@ -120,7 +120,8 @@ def _routing(canary: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _application_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
     targets = dict.fromkeys(("main", *(key for key, _ in _versions(file))))
-    taken: dict[object, str] = {file.get("name"): "the ingress"}
+    name = file.get("name")
+    taken = {name: "the ingress"} if isinstance(name, str) else {}
     for key, application in _mapping(_mapping(file.get("ray")).get("applications")).items():
         loc = ("ray", "applications", key)
         if key not in targets:

@@ -94,42 +94,43 @@ def _not_yaml(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
 
 @dataclass
 class _Reader:
-    """Turns nodes into values. Its state: the lines and problems found so far, and how many nodes it has seen."""
+    """Turns nodes into values. Its state: the lines and problems found so far, the places that have
+    been reported, and how many nodes it has seen."""
 
     loader: _Loader
     lines: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    reported: set[tuple[int, int]] = field(default_factory=set)
     seen: int = 0
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         """Return the node's value and note where it stands."""
-        line = node.start_mark.line + 1
-        self.lines.setdefault(path_text(loc), line)
+        self.lines.setdefault(path_text(loc), node.start_mark.line + 1)
         self.seen += 1
         if self.seen > _MOST_NODES:  # an alias in an alias in an alias ...
             raise yaml.MarkedYAMLError(problem=f"more than {_MOST_NODES:,} values", problem_mark=node.start_mark)
         if node.tag not in _PLAIN:
-            self.report(loc, f"the tag {node.tag.replace(_TAG, '!!')} is not supported", line)
+            self.report(loc, f"the tag {node.tag.replace(_TAG, '!!')} is not supported", node)
             return None
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*loc, index)) for index, item in enumerate(node.value)]
-        return self.scalar(node, loc, line)
+        return self.scalar(node, loc)
 
-    def scalar(self, node: yaml.Node, loc: Loc, line: int) -> Any:
+    def scalar(self, node: yaml.Node, loc: Loc) -> Any:
         """Return a text, number, bool or null; a number that doesn't look like what YAML makes of it is reported."""
         try:
             value = self.loader.construct_object(node)
-        except ValueError as error:
-            self.report(loc, f"{node.value[:20]} is not a value: {error}", line)
+        except (ValueError, LookupError):  # `!!bool maybe`, or a number of thousands of digits
+            self.report(loc, f"{node.value[:20]} is not a value of its type", node)
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         if not math.isfinite(value):
-            self.report(loc, f"{node.value} is not a number that can be used", line)
+            self.report(loc, f"{node.value} is not a number that can be used", node)
         elif not _DECIMAL.fullmatch(node.value):
-            self.report(loc, f"YAML reads {node.value} as the number {value}; quote it, or write {value}", line)
+            self.report(loc, f"YAML reads {node.value} as the number {value}; quote it, or write {value}", node)
         return value
 
     def mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class _Reader:
                 continue
             key, line = self.key(key_node, loc), key_node.start_mark.line + 1
             if key in given:
-                self.report((*loc, key), f"is given twice, first in line {given[key]}", line)
+                self.report((*loc, key), f"is given twice, first in line {given[key]}", key_node)
             given[key] = line
             self.lines.setdefault(path_text((*loc, key)), line)
             own[key] = self.value(value_node, (*loc, key))
@@ -156,7 +157,7 @@ class _Reader:
             raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=node.start_mark)
         key = str(node.value)
         if node.tag != _TAG + "str":
-            self.report((*loc, key), f"the key {key} is not text; quote it", node.start_mark.line + 1)
+            self.report((*loc, key), f"the key {key} is not text; quote it", node)
         return key
 
     def merged(self, node: yaml.Node, loc: Loc) -> dict[str, Any]:
@@ -169,7 +170,9 @@ class _Reader:
             found = self.mapping(part, loc) | found
         return found
 
-    def report(self, loc: Loc, message: str, line: int) -> None:
-        """Note a problem, once for each line: an alias leads to the same line again."""
-        if all((line, message) != (known.line, known.message) for known in self.problems):
-            self.problems.append(Problem(path_text(loc), message, line=line))
+    def report(self, loc: Loc, message: str, node: yaml.Node) -> None:
+        """Note a problem, once for each place in the text: an alias leads to the same one again."""
+        place = (node.start_mark.line, node.start_mark.column)
+        if place not in self.reported:
+            self.reported.add(place)
+            self.problems.append(Problem(path_text(loc), message, line=place[0] + 1))

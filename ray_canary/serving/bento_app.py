@@ -17,7 +17,10 @@ class MissingEnv(Exception):
 
 
 class Lifespan:
-    """Runs an ASGI app's startup and shutdown: BentoML creates the service instance and calls the hooks in them."""
+    """Runs an ASGI app's startup and shutdown: BentoML creates the service instance and calls the hooks in them.
+
+    Both run in one task, as context variables and anyio's task groups require.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -28,7 +31,11 @@ class Lifespan:
     async def startup(self) -> None:
         """Start the app up. Raises what the Bento raised."""
         self._task = asyncio.get_running_loop().create_task(self._run())
-        await self._step("lifespan.startup")
+        try:
+            await self._step("lifespan.startup")
+        except BaseException:
+            self._task.cancel()
+            raise
 
     async def shutdown(self) -> None:
         """Shut the app down, once it has been started up. Raises what the Bento raised."""
@@ -40,24 +47,27 @@ class Lifespan:
         try:
             scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
             await self._app(scope, self._inbox.get, self._outbox.put)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
+            # A SystemExit that left this task would end the whole event loop.
             self._outbox.put_nowait(error)
-            if not isinstance(error, Exception):
-                raise
         else:
             self._outbox.put_nowait(None)
 
     async def _step(self, event: str) -> None:
         self._inbox.put_nowait({"type": event})
-        answers: list[Message] = []
+        failure = f"The app ended before {event} was complete."
         while True:
             answer = await self._outbox.get()
             if isinstance(answer, BaseException):
                 raise answer
-            if answer is None or answer["type"] == f"{event}.complete":
+            if answer is None:
+                raise RuntimeError(failure)
+            if answer["type"] == f"{event}.complete":
                 return
             # Starlette sends a "failed" message with the traceback as text, and then raises the error itself.
-            answers.append(answer)
+            failure = answer.get("message") or failure
 
 
 class FirstByteTimeout:
@@ -77,27 +87,32 @@ class FirstByteTimeout:
             await self._app(scope, receive, send)
             return
         started = False
+        late = False
         try:
             async with asyncio.timeout(self._timeout) as clock:
 
                 async def first_byte(message: Message) -> None:
-                    nonlocal started
+                    nonlocal started, late
+                    late = late or (not started and clock.expired())
+                    if late:
+                        # The app answers although it was cancelled.
+                        return
                     if not started:
                         started = True
                         clock.reschedule(None)
                     await send(message)
 
                 await self._app(scope, receive, first_byte)
-        except TimeoutError:
-            if started or not clock.expired():
-                raise
-            await _answer(scope, receive, send, 504, f"Not able to process the request in {self._timeout} seconds")
         except Exception:
-            if not started:
+            if started:
+                raise
+            if not clock.expired():
                 await _answer(
                     scope, receive, send, 500, "An unexpected error has occurred, please check the server log."
                 )
-            raise
+                raise
+        if clock.expired():
+            await _answer(scope, receive, send, 504, f"Not able to process the request in {self._timeout} seconds")
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
@@ -122,27 +137,52 @@ def load(tag: str, service: str, *, runner_map: Mapping[str, str], overrides: Ma
     from _bentoml_impl.server.serving import server_on_deployment
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.context import server_context
-    from bentoml._internal.utils.uri import join_paths
 
+    _configure_logging()
+    bento = bentoml.bentos.get(bentoml.Tag.from_str(tag))
     BentoMLContainer.remote_runner_mapping.set(dict(runner_map))
     server_context.worker_index = 1
-    entry = load_bento(bentoml.Tag.from_str(tag), standalone_load=True)
-    loaded = entry if service == entry.name else entry.find_dependent_by_name(service)
-    _set_envs(loaded.envs)
-
-    server_context.service_type = "entry_service" if loaded is entry else "service"
-    server_context.service_name = loaded.name
-    server_context.service_routes = [join_paths(loaded.path_prefix, api.route) for api in loaded.apis.values()]
-    server_context.bento_name, server_context.bento_version = entry.bento.tag.name, entry.bento.tag.version
-
+    server_context.bento_name, server_context.bento_version = bento.tag.name, bento.tag.version
+    # bento.yaml holds the bentofile's variables and the entry service's; another service's are in its code only.
+    _set_envs(bento.info.envs, required=service == bento.info.entry_service)
+    entry = load_bento(bento, standalone_load=True)
+    loaded = entry.find_dependent_by_name(service)
+    _set_envs(loaded.envs, required=True)
+    _describe(loaded, is_main=loaded is entry)
     _apply(loaded, overrides)
     server_on_deployment(loaded)
     return _build_app(loaded, is_main=loaded is entry)
 
 
-def _set_envs(envs: Any) -> None:
+def _configure_logging() -> None:
+    """Show BentoML's own log as `bentoml serve` does, and leave Serve's loggers alone.
+
+    BentoML's `configure_server_logging()` would disable every logger there is. Its access log stays off: Serve
+    writes one.
+    """
+    import logging.config
+
+    from bentoml._internal.log import SERVER_LOGGING_CONFIG
+
+    config = {key: SERVER_LOGGING_CONFIG[key] for key in ("version", "formatters", "filters", "handlers")}
+    loggers = {"bentoml": SERVER_LOGGING_CONFIG["loggers"]["bentoml"], "bentoml.access": {"level": "WARNING"}}
+    logging.config.dictConfig({**config, "loggers": loggers, "disable_existing_loggers": False})
+
+
+def _describe(service: Any, *, is_main: bool) -> None:
+    from bentoml._internal.context import server_context
+    from bentoml._internal.utils.uri import join_paths
+
+    server_context.service_type = "entry_service" if is_main else "service"
+    server_context.service_name = service.name
+    server_context.service_routes = [join_paths(service.path_prefix, api.route) for api in service.apis.values()]
+
+
+def _set_envs(envs: Any, *, required: bool) -> None:
+    """Set the Bento's default environment variables, where nothing else sets them."""
     wanted = [env for env in envs if env.stage != "build"]
-    if missing := [env.name for env in wanted if not env.value and env.name not in os.environ]:
+    missing = [env.name for env in wanted if not env.value and env.name not in os.environ]
+    if missing and required:
         raise MissingEnv(
             f"The Bento requires environment variables that are not set: {', '.join(missing)}. "
             "Set them under `envs` in the Deployment file."
@@ -163,10 +203,9 @@ def _apply(service: Any, overrides: Mapping[str, Any]) -> None:
     merged = {name: {**config, "workers": 1} for name, config in overrides.items()}
     merged.setdefault(service.name, {})["workers"] = 1
     os.environ["BENTOML_CONFIG_OVERRIDES"] = json.dumps({"services": merged})
-    own = overrides.get(service.name, {})
-    for key in ("threads", "endpoints"):
-        if key in own:
-            service.config[key] = own[key]
+    # A service's caller reads its `endpoints` too, to see whether it is ready.
+    for name, each in service.all_services().items():
+        each.config.update({key: merged[name][key] for key in ("threads", "endpoints") if key in merged.get(name, {})})
     service.inject_config()
 
 

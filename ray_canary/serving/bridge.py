@@ -5,10 +5,11 @@ this user can enter, since inner services unpickle what they are sent.
 """
 
 import asyncio
-import os
-import tempfile
-from collections.abc import Mapping
+import socket
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 
@@ -17,63 +18,118 @@ from ray_canary.serving.transport import Broken, NotSent, Transport
 from ray_canary.serving.wire import Request
 
 #: Seconds that a caller waits for a replica of an inner service before it gets a 503.
-INNER_WAIT_S = 60.0
+INNER_WAIT_S: Final = 60.0
+#: Seconds that calls which are still under way have to end once the bridge stops.
+_LAST_CALLS_S: Final = 5
 
 
 class Bridge:
-    """Unix sockets for the services that one replica depends on."""
+    """Unix sockets for the services that one replica depends on.
 
-    def __init__(self, transports: Mapping[str, Transport]) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ray-canary-"))
-        self._transports = transports
-        self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+    They are served in a thread with an event loop of its own. A Bento may call an inner service by a blocking call on
+    the replica's loop, most likely in `__init__`, and would wait for itself if the answer came by that loop.
+    """
+
+    def __init__(self, folder: Path, connect: Mapping[str, Callable[[], Transport]]) -> None:
+        """Prepare sockets in `folder`; `connect` makes the way to each service, in the thread that uses it."""
+        self._folder = folder
+        self._connect = connect
+        self._servers: list[uvicorn.Server] = []
+        self._thread: threading.Thread | None = None
 
     def runner_map(self) -> dict[str, str]:
         """Return the URL of every service, as BentoML's runner map wants it."""
-        return {name: self._socket(number).as_uri() for number, name in enumerate(self._transports)}
+        return {name: self._socket(number).as_uri() for number, name in enumerate(self._connect)}
 
     def _socket(self, number: int) -> Path:
         return self._folder / f"{number}.sock"
 
     async def start(self) -> None:
-        """Open the sockets."""
-        for number, transport in enumerate(self._transports.values()):
-            config = uvicorn.Config(
-                _Forward(transport), uds=str(self._socket(number)), lifespan="off", log_config=None, access_log=False
-            )
-            server = uvicorn.Server(config)
-            # The replica's process has its own signal handlers.
-            server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-            task = asyncio.get_running_loop().create_task(server._serve())
-            self._servers.append((server, task))
-            while not server.started and not task.done():
-                await asyncio.sleep(0.01)
-            if task.done():
-                await task
+        """Open the sockets. Raises what `connect` raised."""
+        if not self._connect:
+            return
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="ray-canary-bridge", daemon=True)
+        self._thread.start()
+        await opened
 
     async def stop(self) -> None:
-        """Close the sockets and remove them."""
-        for server, task in self._servers:
+        """Close the sockets."""
+        for server in self._servers:
             server.should_exit = True
-            await task
-        for number in range(len(self._transports)):
-            self._socket(number).unlink(missing_ok=True)
-        os.rmdir(self._folder)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _run(self, opened: asyncio.Future[None]) -> None:
+        def tell(error: BaseException | None) -> None:
+            if opened.done():
+                return
+            if error is None:
+                opened.set_result(None)
+            else:
+                opened.set_exception(error)
+
+        loop = opened.get_loop()
+        try:
+            asyncio.run(self._serve(lambda: loop.call_soon_threadsafe(tell, None)))
+        except Exception as error:
+            loop.call_soon_threadsafe(tell, error)
+
+    async def _serve(self, opened: Callable[[], object]) -> None:
+        sockets = [_listen(self._socket(number)) for number in range(len(self._connect))]
+        self._servers = [_server(connect()) for connect in self._connect.values()]
+        # From here on the kernel keeps a caller waiting until it is accepted.
+        opened()
+        await asyncio.gather(*(server.serve([one]) for server, one in zip(self._servers, sockets, strict=True)))
 
 
-class _Forward:
-    """An ASGI app that answers every request from one inner service."""
+def _listen(path: Path) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    listening.listen(2048)
+    return listening
+
+
+def _server(transport: Transport) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            Forward(transport),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=_LAST_CALLS_S,
+        )
+    )
+
+
+class Forward:
+    """An ASGI app that answers every request from one inner service; a caller that leaves cancels its call."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         try:
             body = await read_body(receive, None)
         except Disconnected:
             return
         headers = end_to_end(scope["headers"])
         request = Request(scope["method"], scope["path"], scope["raw_path"], scope["query_string"], headers, body)
+        answering = asyncio.ensure_future(self._answer(request, send))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                await answering
+        finally:
+            answering.cancel()
+            leaving.cancel()
+
+    async def _answer(self, request: Request, send: Send) -> None:
         call = self._transport.send(request)
         waiting = asyncio.get_running_loop().call_later(
             INNER_WAIT_S, lambda: call.cancel() if request.withdraw() else None
@@ -86,6 +142,14 @@ class _Forward:
         except Broken as error:
             await send_error(send, 502, f"Bad Gateway: {error}")
             return
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
         finally:
             waiting.cancel()
         await relay(head, end_to_end(head.headers), call, send)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

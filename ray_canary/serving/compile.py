@@ -133,9 +133,7 @@ def single_settings(plan: Plan) -> IngressSettings:
     """Compile what the ingress reads per request where all targets are deployments of its own application."""
     settings = ingress_settings(plan)
     targets = {
-        key: target.model_copy(
-            update={"application": None, "deployment": f"{single_prefix(key)}{target.deployment}"}
-        )
+        key: target.model_copy(update={"application": None, "deployment": f"{single_prefix(key)}{target.deployment}"})
         for key, target in settings.targets.items()
     }
     return settings.model_copy(update={"targets": targets, "file": None})

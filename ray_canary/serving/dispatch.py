@@ -127,20 +127,20 @@ class Dispatcher:
     async def _send(self, target: Target, reason: Reason, request: Request, arrived: float) -> Answer:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        asleep = target.asleep
-        timeout = target.settings.timeout_s
+        limit = target.limit_s
+        if began >= arrived + limit:
+            raise _too_late(target, reason, limit)
         call = target.transport.send(request)
         waiting = loop.call_later(target.wait_s(self.settings.target_wait_s), _give_up, request, call)
         answered = False
         target.in_flight += 1
         try:
-            async with asyncio.timeout_at(None if asleep else arrived + timeout):
+            async with asyncio.timeout_at(arrived + limit):
                 head = await call.head()
             answered = True
             return Answer(target, reason, head, call)
         except TimeoutError:
-            sentence = f"Not able to process the request in {timeout:g} seconds"
-            raise Unanswered(504, sentence, target.key, reason) from None
+            raise _too_late(target, reason, limit) from None
         except Broken as error:
             raise Unanswered(502, f"Bad Gateway: {target.key} broke: {error}", target.key, reason) from error
         finally:
@@ -148,7 +148,13 @@ class Dispatcher:
             self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
             if not answered:
                 target.in_flight -= 1
+                # Nobody waits for it any more: what has not been sent must not be sent later.
+                request.withdraw()
                 call.cancel()
+
+
+def _too_late(target: Target, reason: Reason, limit: float) -> Unanswered:
+    return Unanswered(504, f"Not able to process the request in {limit:g} seconds", target.key, reason)
 
 
 def _give_up(request: Request, call: Call) -> None:

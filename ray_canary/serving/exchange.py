@@ -15,8 +15,15 @@ logger = logging.getLogger("ray.serve")
 MAX_WAITING: Final = 4 * 1024 * 1024
 
 
+#: Apps that are running: the event loop itself holds tasks by weak references only.
+_running: Final[set[asyncio.Task[None]]] = set()
+
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+
+
 class Incomplete(Exception):
-    """The app ended in the middle of its response."""
+    """The app ended before its response did."""
 
 
 class Exchange:
@@ -31,16 +38,22 @@ class Exchange:
         self._room = asyncio.Event()
         self._room.set()
         self._ended = False
+        #: The message that the app has to send next; None once its response is complete.
+        self._due: str | None = _START
+        #: Set once nobody waits for the app any more: its response is complete, or the client has left.
+        self._over = asyncio.Event()
 
     async def run(self, app: Any, tag: str) -> AsyncIterator[Head | bytes]:
         """Yield a `Head`, then the rest of the body in pieces as they come.
 
-        Closing the iterator early cancels the app.
+        Closing the iterator early cancels the app, unless it has answered and is at what it does afterwards.
 
         Raises:
             Incomplete: the app ended before its response did.
         """
         running = asyncio.get_running_loop().create_task(self._run(app))
+        _running.add(running)
+        running.add_done_callback(_running.discard)
         try:
             start = await self._next()
             # A plain response is complete by now, and becomes one message.
@@ -55,13 +68,17 @@ class Exchange:
                 body, more = self._body_of(await self._next())
                 rest = list(pieces(body))
         finally:
-            running.cancel()
+            if self._due is not None:
+                running.cancel()
+            self._over.set()
+            self._room.set()
 
     async def _run(self, app: Any) -> None:
         try:
             await app(self._request.scope(), self._receive, self._send)
-        except Exception:
-            # The app has answered 500 where it still could; what is left is to say why.
+        except (Exception, SystemExit):
+            # The app has answered 500 where it still could; what is left is to say why. A SystemExit would end the
+            # replica's event loop, and with it everybody else's requests.
             logger.exception("The Bento raised an exception.")
         finally:
             self._ended = True
@@ -71,11 +88,18 @@ class Exchange:
         if not self._given:
             self._given = True
             return {"type": "http.request", "body": self._request.body, "more_body": False}
-        # A client that leaves cancels the app, so there is never a disconnect to report.
-        await asyncio.Event().wait()
-        raise AssertionError
+        await self._over.wait()
+        return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
+        if self._over.is_set() and self._due is not None:
+            return  # The client has left.
+        if message["type"] != self._due:
+            due = f"{self._due!r} is due" if self._due else "the response is complete"
+            raise RuntimeError(f"Unexpected ASGI message {message['type']!r}: {due}.")
+        self._due = _BODY if self._due == _START or message.get("more_body", False) else None
+        if self._due is None:
+            self._over.set()
         self._out.append(message)
         self._waiting += len(message.get("body", b""))
         self._news.set()
@@ -86,7 +110,8 @@ class Exchange:
     async def _next(self) -> Message:
         while not self._out:
             if self._ended:
-                raise Incomplete("The Bento ended in the middle of its response.")
+                where = "without a response" if self._due == _START else "in the middle of its response"
+                raise Incomplete(f"The Bento ended {where}.")
             self._news.clear()
             await self._news.wait()
         return self._take()

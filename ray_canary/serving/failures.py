@@ -1,23 +1,20 @@
 """The Bento's own traceback, without our frames, Serve's and BentoML's, and how to find it in what Serve reports."""
 
+import re
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 _BEGINS: Final = "--- The Bento failed ---"
 _ENDS: Final = "--- End of the Bento's failure ---"
-#: Packages whose frames say nothing about a Bento's mistake.
-_MACHINERY: Final = (
-    "/ray_canary/",
-    "/ray/",
-    "/bentoml/",
-    "/_bentoml_impl/",
-    "/_bentoml_sdk/",
-    "/simple_di/",
-    "/starlette/",
-    "/asyncio/",
-    "/concurrent/futures/",
-    "/importlib/",
-    "<frozen importlib",
+#: Files whose frames say nothing about a Bento's mistake. Only installed packages count: Bentos themselves lie under
+#: `~/bentoml/bentos/`, and in Ray's images under `/home/ray/`.
+_MACHINERY: Final = re.compile(
+    r"/(site|dist)-packages/(ray_canary|ray|bentoml|_bentoml_impl|_bentoml_sdk|simple_di|starlette)/"
+    r"|/lib\d*/python3\.\d+/(asyncio|concurrent/futures|importlib)/"
+    r"|^<frozen importlib"
+    rf"|^{re.escape(str(Path(__file__).parent))}/"
 )
 
 
@@ -28,7 +25,9 @@ class BentoFailed(Exception):
 def describe(bento: str, service: str, error: BaseException) -> str:
     """Return a text that says which Bento failed and where in its own code."""
     trace = traceback.TracebackException.from_exception(error)
-    _keep_own_frames(trace)
+    for each in _related(trace):
+        own = [frame for frame in each.stack if not _MACHINERY.search(frame.filename)]
+        each.stack = traceback.StackSummary.from_list(own)
     lines = "".join(trace.format()).rstrip()
     return f"{service} of Bento {bento} failed to start\n{_BEGINS}\n{lines}\n{_ENDS}"
 
@@ -40,9 +39,11 @@ def find(message: str) -> str | None:
     return message.split(_BEGINS, 1)[1].split(_ENDS, 1)[0].strip("\n")
 
 
-def _keep_own_frames(trace: traceback.TracebackException) -> None:
-    own = [frame for frame in trace.stack if not any(part in frame.filename for part in _MACHINERY)]
-    trace.stack = traceback.StackSummary.from_list(own)
-    for chained in (trace.__cause__, trace.__context__):
-        if chained is not None:
-            _keep_own_frames(chained)
+def _related(trace: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    """Yield an exception and all that it came from: its causes, its contexts, and the members of groups."""
+    todo = [trace]
+    while todo:
+        each = todo.pop()
+        yield each
+        todo += [chained for chained in (each.__cause__, each.__context__) if chained is not None]
+        todo += each.exceptions or ()

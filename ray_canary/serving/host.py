@@ -1,12 +1,15 @@
 """The version host: one service of one Bento in a Serve replica."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ray.serve.handle import DeploymentHandle
 
@@ -14,7 +17,12 @@ from ray_canary.serving import bento_app, failures
 from ray_canary.serving.bridge import Bridge
 from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.serve_private import HandleTransport
+from ray_canary.serving.transport import Transport
 from ray_canary.serving.wire import Head, Request
+
+_PREFIX: Final = "ray-canary-replica-"
+#: Seconds after which a folder that nobody has locked is a leftover, not one that is just being made.
+_LEFTOVER_S: Final = 60.0
 
 
 class BentoHost:
@@ -28,30 +36,44 @@ class BentoHost:
         depends: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
         self._tag = bento
-        self._folder = _own_folder()
-        self._bridge = Bridge(
-            {name: HandleTransport(handle.app_name, handle.deployment_name) for name, handle in depends.items()}
-        )
+        self._folder = OwnFolder()
+        connect = {name: partial(self.connect, handle) for name, handle in depends.items()}
+        self._bridge = Bridge(self._folder.path / "bridge", connect)
         try:
-            await self._bridge.start()
-            self._app = await asyncio.to_thread(
-                bento_app.load, bento, service, runner_map=self._bridge.runner_map(), overrides=config_overrides
-            )
-            self._lifespan = bento_app.Lifespan(self._app)
-            await self._lifespan.startup()
+            await self._start(bento, service, config_overrides)
         except (Exception, SystemExit) as error:
             await self._clean_up()
             raise failures.BentoFailed(failures.describe(bento, service, error)) from None
+        except BaseException:
+            await self._clean_up()
+            raise
+
+    async def _start(self, bento: str, service: str, overrides: Mapping[str, Any]) -> None:
+        self._folder.use()
+        await self._bridge.start()
+        self._app = await asyncio.to_thread(
+            bento_app.load, bento, service, runner_map=self._bridge.runner_map(), overrides=overrides
+        )
+        lifespan = bento_app.Lifespan(self._app)
+        await lifespan.startup()
+        self._lifespan = lifespan
 
     async def __del__(self) -> None:
-        """Run the Bento's shutdown hooks; Serve awaits this once the replica has drained."""
+        """Run the Bento's shutdown hooks; Serve awaits this once the replica has drained, or has failed to start."""
         if hasattr(self, "_lifespan"):
-            await self._lifespan.shutdown()
-            await self._clean_up()
+            try:
+                await self._lifespan.shutdown()
+            finally:
+                await self._clean_up()
 
     async def _clean_up(self) -> None:
         await self._bridge.stop()
-        shutil.rmtree(self._folder)
+        self._folder.remove()
+
+    @staticmethod
+    def connect(handle: DeploymentHandle[Any]) -> Transport:
+        """Return the way to an inner service."""
+        return HandleTransport(handle.app_name, handle.deployment_name)
 
     async def answer(self, request: Request) -> AsyncIterator[Head | bytes]:
         """Run one request through the Bento: first a `Head`, then the rest of the body as it comes."""
@@ -63,14 +85,50 @@ class BentoHost:
             await response.aclose()  # type: ignore[attr-defined]
 
 
-def _own_folder() -> Path:
-    """Make a folder for what BentoML keeps on disk per process, and point BentoML to it.
+class OwnFolder:
+    """A folder for what one process keeps on disk: BentoML's metrics and task results, the bridge's sockets.
 
-    Replicas that shared the metrics would mix them, and each start of a version with tasks would delete the task
-    results of the others. The metrics' folder may hold nothing else (facts/bentocloud.md 4.5).
+    It is locked as long as the process lives. A process that is killed leaves it behind, so whoever makes the next one
+    removes those that nobody has locked.
     """
-    folder = Path(tempfile.mkdtemp(prefix="ray-canary-host-"))
-    (folder / "metrics").mkdir()
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
-    os.environ["BENTOML_RESULT_STORE"] = str(folder / "task_result.db")
-    return folder
+
+    def __init__(self) -> None:
+        _remove_leftovers()
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._lock = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def use(self) -> None:
+        """Point BentoML to this folder; `prometheus_client` must not have been imported yet.
+
+        Replicas that shared the metrics would mix them, and each start of a version with tasks would delete the task
+        results of the others. The metrics' folder may hold nothing else (facts/bentocloud.md 4.5).
+        """
+        (self.path / "metrics").mkdir()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self.path / "metrics")
+        os.environ["BENTOML_RESULT_STORE"] = str(self.path / "task_result.db")
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_leftovers() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > _LEFTOVER_S:
+                _remove_unlocked(folder)
+        except OSError:
+            # Another user's, or another host was faster.
+            continue
+
+
+def _remove_unlocked(folder: Path) -> None:
+    """Remove `folder` if no living process has locked it. Raises OSError if one has."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)

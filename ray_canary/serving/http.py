@@ -59,13 +59,16 @@ async def read_body(receive: Receive, limit: int | None) -> bytes:
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes] = frozenset()) -> HeaderList:
-    """Return the headers that travel on: neither hop-by-hop, nor named in Connection, nor in `dropped`."""
+    """Return the headers that travel on: neither hop-by-hop, nor named in Connection, nor in `dropped`.
+
+    Names are compared in lower case: a Bento may answer in capitals, though ASGI says otherwise.
+    """
     named: set[bytes] = set()
     for name, value in headers:
-        if name == b"connection":
+        if name.lower() == b"connection":
             named.update(token.strip().lower() for token in value.split(b","))
     away = HOP_BY_HOP | dropped | named if named else HOP_BY_HOP | dropped
-    return [(name, value) for name, value in headers if name not in away]
+    return [(name, value) for name, value in headers if name.lower() not in away]
 
 
 async def relay(head: Head, headers: HeaderList, call: Call, send: Send) -> None:

@@ -1,6 +1,7 @@
 """The thin ASGI pass-through: bytes in, bytes out, both ways (decision 12)."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -43,6 +44,10 @@ _SERVES_OWN: Final = frozenset(
 )
 
 
+#: A Content-Length of more digits is no size of anything.
+_MAX_DIGITS: Final = 20
+
+
 class Refused(Exception):
     """A request that is answered without asking a target."""
 
@@ -62,15 +67,15 @@ async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, requ
     though it is one of Serve's own, because the split goes by it.
 
     Raises:
-        Refused: the body is larger than `max_body_bytes` (413), or the request asks for what isn't to be had.
+        Refused: the body is larger than `max_body_bytes` (413), its Content-Length is none (400), or the request asks
+            for what isn't to be had (403).
         Disconnected: the client left.
     """
     headers: HeaderList = scope["headers"]
-    for name, value in headers:
-        if name == VERSION_HEADER:
-            raise Refused(403, "Forbidden: pinning a version with X-Bento-Version needs an access token")
-        if name == b"content-length" and int(value) > max_body_bytes:
-            raise _too_large(max_body_bytes)
+    if any(name == VERSION_HEADER for name, _ in headers):
+        raise Refused(403, "Forbidden: pinning a version with X-Bento-Version needs an access token")
+    if _declared_size(headers) > max_body_bytes:
+        raise _too_large(max_body_bytes)
     try:
         body = await read_body(receive, max_body_bytes)
     except BodyTooLarge:
@@ -82,20 +87,42 @@ async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, requ
     return Request(scope["method"], path, raw_path, scope["query_string"], passed_on, body, scope.get("client"))
 
 
+def _declared_size(headers: HeaderList) -> int:
+    """Return what Content-Length says, or 0 if there is none.
+
+    Raises:
+        Refused: it is no number, or there are several that differ (RFC 9110, section 8.6).
+    """
+    sizes = {value.strip() for name, value in headers if name == b"content-length"}
+    if not sizes:
+        return 0
+    size = sizes.pop()
+    if sizes or not size.isdigit() or len(size) > _MAX_DIGITS:
+        raise Refused(400, "Bad Request: the Content-Length header is not a number of bytes")
+    return int(size)
+
+
 def _too_large(limit: int) -> Refused:
     return Refused(413, f"Request body is larger than {limit} bytes")
 
 
 def without_prefix(scope: Scope) -> tuple[str, bytes]:
-    """Return path and raw path as a Bento sees them: without the Deployment's route prefix (decision 24)."""
+    """Return path and raw path as a Bento sees them: without the Deployment's route prefix (decision 24).
+
+    A path that only begins with the same letters as the prefix is not under it, and stays as it is.
+    """
     prefix: str = scope.get("root_path", "").rstrip("/")
     path: str = scope["path"]
     raw: bytes = (scope.get("raw_path") or quote(path).encode()).split(b"?", 1)[0]
-    if not prefix or not path.startswith(prefix):
-        return path, raw
-    stripped = path[len(prefix) :] or "/"
-    encoded = quote(prefix).encode()
-    return stripped, (raw[len(encoded) :] or b"/") if raw.startswith(encoded) else quote(stripped).encode()
+    if prefix and f"{path}/".startswith(f"{prefix}/"):
+        path, raw = path[len(prefix) :], _without_start(raw, len(prefix.encode()))
+    return path or "/", raw or b"/"
+
+
+def _without_start(raw: bytes, count: int) -> bytes:
+    """Return a percent-encoded path without the first `count` bytes of what it encodes; the rest stays as it was."""
+    start = re.match(rb"(?:%%[0-9A-Fa-f]{2}|.){%d}" % count, raw, re.DOTALL)
+    return raw[start.end() :] if start else b""
 
 
 class PassThrough:
@@ -138,15 +165,17 @@ class PassThrough:
 
 
 async def _relay(answer: Answer, send: Send) -> None:
-    headers = end_to_end(answer.head.headers, _OURS)
-    headers += _split_headers(answer.target.key, answer.reason)
-    headers.append((TAG_HEADER, answer.head.tag.encode()))
     try:
-        await relay(answer.head, headers, answer.call, send)
+        await relay(answer.head, _headers(answer), answer.call, send)
     except Broken as error:
         raise CutOff(f"{answer.target.key} broke in the middle of a response: {error}") from error
     finally:
         answer.target.in_flight -= 1
+
+
+def _headers(answer: Answer) -> HeaderList:
+    ours = [*_split_headers(answer.target.key, answer.reason), (TAG_HEADER, answer.head.tag.encode())]
+    return [*end_to_end(answer.head.headers, _OURS), *ours]
 
 
 def _split_headers(target: str, reason: str) -> HeaderList:

@@ -37,6 +37,14 @@ class Target:
         """How long a request may wait for one of this target's replicas, in seconds."""
         return self.settings.cold_start_timeout_s if self.asleep else usual
 
+    @property
+    def limit_s(self) -> float:
+        """How long a request may take from its arrival to the first byte of the response, in seconds.
+
+        Starting a first replica comes on top of the Bento's own time.
+        """
+        return self.settings.timeout_s + (self.settings.cold_start_timeout_s if self.asleep else 0)
+
     def has_room(self, ingress_replicas: int) -> bool:
         """Whether a request that was meant for another target finds spare capacity here.
 

@@ -1,8 +1,11 @@
 """Every kind of bad Deployment file, and what is said about it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ray_canary import config
 from ray_canary.errors import MISSING, ConfigError, Problem
@@ -63,6 +66,30 @@ BAD = {
     "an unknown tag": (
         "name: !!python/name:os.system\nbento: s\n",
         ["f.yaml:1: name: the tag !!python/name:os.system is not supported"],
+    ),
+    "a value against its tag": (
+        GOOD + "dev: !!bool maybe\n",
+        [
+            "f.yaml:3: dev: maybe is not a value of its type",
+        ],
+    ),
+    "a number without end": (
+        version(f"{{bento: s, weight: {'9' * 5000}}}"),
+        [
+            "f.yaml:6: canary.versions.a.weight: 99999999999999999999 is not a value of its type",
+        ],
+    ),
+    "a merge of no mapping": (
+        GOOD + "services: {S: {<<: x}}\n",
+        ["f.yaml:3: is not valid YAML: << can only merge mappings"],
+    ),
+    "an application that is a number": (
+        GOOD + "ray: {applications: {main: 1}}\n",
+        ["f.yaml:3: ray.applications.main: 1 is not the name of a Serve application; quote it"],
+    ),
+    "a route_by that is a number": (
+        GOOD + "canary: {route_type: query, route_by: 1}\n",
+        ["f.yaml:3: canary.route_by: 1 is not text; quote it"],
     ),
     "a list for a key": (GOOD + "? [a]\n: b\n", ["f.yaml:3: is not valid YAML: a key must be text"]),
     "a number for a key": (
@@ -306,6 +333,23 @@ BAD = {
         GOOD + "envs:\n  - {name: A, value: x}\n  - {name: B, value: x}\n  - {name: A, value: x}\n",
         ['f.yaml:6: envs[2].name: "A" is in this list already; it is in envs[0] too'],
     ),
+    "an env that is null": (GOOD + "envs: [{name: A, value: }]\n", ["f.yaml:3: envs[0].value: null is not text"]),
+    "two odd numbers in a line, one of them in a shared block": (
+        version("{bento: s, weight: 010, services: {S: {scaling: &x {max_replicas: 010}}, T: {scaling: *x}}}"),
+        [
+            "f.yaml:6: canary.versions.a.weight: YAML reads 010 as the number 8; quote it, or write 8",
+            "f.yaml:6: canary.versions.a.services.S.scaling.max_replicas: "
+            "YAML reads 010 as the number 8; quote it, or write 8",
+        ],
+    ),
+    "a number that only looks like one": (
+        version("{bento: s, weight: 08_0}"),
+        ['f.yaml:6: canary.versions.a.weight: "08_0" is not a whole number from 0 to 100'],
+    ),
+    "a fraction in quotes": (
+        GOOD + 'ray: {ingress: {num_cpus: "0.5"}}\n',
+        ['f.yaml:3: ray.ingress.num_cpus: "0.5" is not a number, 0 or more; take the quotes off'],
+    ),
     "an env called 1A": (
         GOOD + "envs: [{name: 1A, value: x}]\n",
         ['f.yaml:3: envs[0].name: "1A" is not a name of letters, digits and _, with no digit first'],
@@ -459,6 +503,40 @@ def test_plain_data_is_checked_as_a_file_is_but_has_no_lines() -> None:
 def test_the_model_can_not_be_made_past_the_rules() -> None:
     with pytest.raises(ConfigError, match=r"canary\.route_by: is required"):
         config.DeploymentFile(name="s", bento="s", canary=config.Canary(route_type="header"))
+
+
+def test_keys_that_are_not_text_are_refused_in_plain_data_too() -> None:
+    with pytest.raises(ConfigError, match="Keys should be strings"):
+        config.parse({"name": "s", "bento": "s", 1: 2})  # type: ignore[dict-item]
+
+
+def test_a_problem_without_a_file_is_told_by_its_path() -> None:
+    assert str(Problem("a.b", "is wrong", hint="mend it")) == "a.b: is wrong; mend it"
+
+
+keys = st.sampled_from(
+    [*config.DeploymentFile.model_fields, *config.ServiceConfig.model_fields, *config.Canary.model_fields]
+    + [*config.ConfigOverrides.model_fields, *config.Version.model_fields, "name", "value", "applications"]
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4) | keys, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(keys, anything, max_size=6))
+def test_no_data_whatever_breaks_the_reader(data: dict[str, Any]) -> None:
+    try:
+        config.parse({"name": "s", "bento": "s"} | data).warnings()
+    except ConfigError as error:
+        assert len({problem.text() for problem in error.problems}) == len(error.problems)  # noqa: PT017
+
+
+@given(st.text("ab:{}[],-&*!<>?|#'\"%@\n\t 10._~=", max_size=40) | st.text(max_size=20))
+def test_no_text_whatever_breaks_the_reader(text: str) -> None:
+    with pytest.raises(ConfigError):
+        config.loads(text)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,307 @@
+"""What shells use: `ray-canary`. Exit code 0: done; 1: it failed; 2: it was asked wrongly, and nothing was touched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from ray_canary import __version__, deployment, screens
+from ray_canary.config import DeploymentFile
+from ray_canary.errors import ConfigError, RayCanaryError
+from ray_canary.explaining import explain
+from ray_canary.instances import Catalogue
+from ray_canary.plan import Plan
+from ray_canary.screens import err, out
+from ray_canary.serving import compile, fitting, local, rollout
+from ray_canary.serving.cluster import Cluster
+
+Command = Callable[..., Any]
+
+_file = click.option("-f", "--config-file", "file", required=True, metavar="FILE", help="The Deployment file.")
+_address = click.option(
+    "--address", metavar="URL", help="Ray's dashboard.  [default: $RAY_DASHBOARD_ADDRESS or http://127.0.0.1:8265]"
+)
+_instance_types = click.option(
+    "--instance-types",
+    metavar="FILE",
+    help="The catalogue.  [default: $RAY_CANARY_INSTANCE_TYPES or the built-in]",
+)
+_timeout = click.option("--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds.")
+_output = click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="Format."
+)
+
+
+class _Group(click.Group):
+    """Turns our errors into one message on standard error, and the exit code that goes with it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RayCanaryError as error:
+            err.print(Text.assemble(("Error: ", "bold red"), str(error)))
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ray-canary")
+def cli() -> None:
+    """Canary Deployments of Bentos on Ray Serve."""
+
+
+@cli.command()
+@_file
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every version is ready.")
+@_timeout
+@click.option("--allow-pending", is_flag=True, help="Deploy though the cluster is too small, because it will grow.")
+@_instance_types
+@_address
+def deploy(
+    file: str, wait: bool, timeout: float, allow_pending: bool, instance_types: str | None, address: str | None
+) -> None:
+    """Deploy a Deployment file, beside everything else that is on the cluster."""
+    planned = _planned(file, instance_types)
+    cluster = Cluster(address)
+    out.print(f"Deploying {planned.name}: requests are split {screens.split_of(planned)}.")
+    seen: dict[str, rollout.Progress] = {}
+    deployed = deployment.apply_plan(
+        planned,
+        cluster,
+        wait=wait,
+        timeout=timeout,
+        check_fit=not allow_pending,
+        report=lambda now: screens.progress(seen, now),
+    )
+    live = deployed.live if wait else None
+    where = live.url if live else "it is not ready yet"
+    out.print(Text.assemble(("Deployment ", "green"), f"{planned.name} ", ("deployed", "green"), f": {where}"))
+
+
+@cli.command()
+@_file
+@click.option("--offline", is_flag=True, help="Don't ask a cluster what is there.")
+@_instance_types
+@_address
+@_output
+def plan(file: str, offline: bool, instance_types: str | None, address: str | None, output: str) -> None:
+    """Show what a Deployment file means, and what deploying it would change."""
+    planned = _planned(file, instance_types)
+    changes = change = fit = None
+    if not offline:
+        cluster = Cluster(address)
+        state = cluster.state()
+        fitting.check_conflicts(planned, state)
+        changes = rollout.preview(planned, state)
+        live = state.live().get(planned.name)
+        if live is not None and not live.rejected:
+            before = live.settings
+            change = deployment.WeightChange(
+                {before.targets[key].arm: weight for key, weight in before.split.shares().items()},
+                planned.arms(),
+                before.split.shares(),
+                {key: weight for key, weight in planned.weights().items() if key != "main"},
+            )
+        fit = _too_small(planned, cluster)
+    if output != "table":
+        found = [{"application": c.application, "deployment": c.deployment, "effect": c.effect.value,
+                  "because": list(c.because)} for c in changes or ()]  # fmt: skip
+        moved = {"moved": change.moved, "least": change.least} if change else None
+        screens.data({**planned.to_dict(), "changes": found, "keys_that_move": moved, "does_not_fit": fit}, output)
+        return
+    screens.plan_targets(planned)
+    if changes is not None:
+        screens.plan_changes(changes)
+    if change is not None:
+        screens.weight_change(change)
+    if fit:
+        err.print(Text.assemble(("Does not fit: ", "red"), fit))
+    screens.plan_defaults(planned)
+
+
+def _too_small(planned: Plan, cluster: Cluster) -> str | None:
+    try:
+        fitting.check_fit(planned, cluster.state(), cluster.resources())
+    except RayCanaryError as error:
+        return str(error)
+    return None
+
+
+@cli.command()
+@_file
+@click.option("-o", "--output", "target", metavar="FILE", default="-", help="Where to write it.  [default: the screen]")
+@click.option("--single-application", is_flag=True, help="One application for everything: a laptop's form.")
+@_instance_types
+def build(file: str, target: str, single_application: bool, instance_types: str | None) -> None:
+    """Compile a Deployment file into a Serve config, for `serve deploy`."""
+    planned = _planned(file, instance_types)
+    make = compile.single_application_config if single_application else compile.serve_config
+    text = compile.to_yaml(make(planned), planned, file, "FILE" if target == "-" else target)
+    if target == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError.of(f"can't be written: {error.strerror}", target) from None
+    out.print(f"Wrote {target}. Deploy it with `serve deploy {target}`.")
+
+
+@cli.command()
+@click.argument("name")
+@_address
+@_output
+def get(name: str, address: str | None, output: str) -> None:
+    """Show a Deployment: configured weights, weights in force, replicas, and what is wrong."""
+    live = deployment.get(name, address).live
+    if output == "table":
+        screens.deployment(live)
+    else:
+        screens.data(deployment.describe(live), output)
+
+
+@cli.command("list")
+@_address
+@_output
+def list_(address: str | None, output: str) -> None:
+    """List the Deployments on the cluster."""
+    lives = [one for _, one in sorted(Cluster(address).state().live().items())]
+    if output == "table":
+        screens.listing(lives)
+    else:
+        screens.data([deployment.describe(live) for live in lives], output)
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("weights", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
+@_address
+def weights(name: str, weights: tuple[str, ...], address: str | None) -> None:
+    """Change weights live; main gets what the versions leave of 100. Nothing restarts.
+
+    Versions that aren't named keep their weight.
+    """
+    change = deployment.set_weights(name, dict(map(_weight, weights)), address)
+    screens.weight_change(change)
+    out.print("In force on every ingress replica.")
+
+
+def _weight(text: str) -> tuple[str, int]:
+    key, equals, weight = text.partition("=")
+    if not equals or not (weight.isascii() and weight.isdigit()):
+        raise ConfigError.of(f"{text!r} is not VERSION=WEIGHT with a whole number from 0 to 100, like a=30")
+    return key, int(weight)
+
+
+@cli.command("explain")
+@click.argument("name")
+@click.option("--key", help="The routing key itself.")
+@click.option("--header", help="A header line, like 'X-User-ID: user123'.")
+@click.option("--query", help="A query string, like 'feature=test'.")
+@_address
+@_output
+def explain_(
+    name: str, key: str | None, header: str | None, query: str | None, address: str | None, output: str
+) -> None:
+    """Say why a request goes where it goes."""
+    if sum(given is not None for given in (key, header, query)) != 1:
+        raise click.UsageError("Give one of --key, --header and --query.")
+    live = deployment.get(name, address).live
+    if live.rejected:
+        raise ConfigError.of(f"the ingress refuses its user_config: {live.rejected}", name)
+    told = explain(live, key=key, header=header, query=query)
+    if output == "table":
+        screens.explanation(told)
+    else:
+        screens.data(told, output)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Wait until the last replica has gone.")
+@_timeout
+@_address
+def terminate(name: str, wait: bool, timeout: float, address: str | None) -> None:
+    """Take all versions of a Deployment down; its name and route stay, and answer 503."""
+    deployment.terminate(name, address, wait=wait, timeout=timeout)
+    out.print(f"Deployment {name} terminated. `ray-canary deploy` brings it back, `ray-canary delete` removes it.")
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Wait until the last replica has gone.")
+@_timeout
+@_address
+def delete(name: str, wait: bool, timeout: float, address: str | None) -> None:
+    """Take a Deployment off the cluster; everything else stays."""
+    deployment.delete(name, address, wait=wait, timeout=timeout)
+    out.print(f"Deployment {name} deleted.")
+
+
+@cli.command("list-instance-types")
+@_instance_types
+@_output
+def list_instance_types(instance_types: str | None, output: str) -> None:
+    """List the instance types that a file can name."""
+    catalogue = Catalogue.find(instance_types)
+    if output == "table":
+        screens.instance_types(catalogue)
+        return
+    rows = [{"name": one.name, **catalogue.resources(one)} for one in catalogue]
+    screens.data(rows, output)
+
+
+@cli.command()
+@click.option("-f", "--config-file", "file", metavar="FILE", help="Make room for this Deployment file.")
+@click.option("--num-cpus", type=click.IntRange(min=1), help="Logical CPUs.  [default: enough for FILE]")
+@click.option("--memory", type=click.FloatRange(min=1), help="Logical memory in GiB.  [default: enough for FILE]")
+@click.option("--haproxy/--no-haproxy", default=None, help="Serve behind HAProxy.  [default: where it exists]")
+@_instance_types
+def up(
+    file: str | None, num_cpus: int | None, memory: float | None, haproxy: bool | None, instance_types: str | None
+) -> None:
+    """Start a local Ray with the settings that a Deployment wants."""
+    planned = _planned(file, instance_types) if file else None
+    if local.runs():
+        out.print("A local Ray of ours runs already; `ray-canary down` ends it.")
+        return
+    wanted = local.sized(planned, num_cpus, memory, haproxy)
+    local.up(wanted)
+    screens.local_up(wanted)
+
+
+@cli.command()
+def down() -> None:
+    """End the local Ray that `up` started, HAProxy included, and no other."""
+    ended = local.down()
+    out.print(f"Ended {ended} processes." if ended else "No local Ray of ours runs.")
+
+
+@cli.command()
+@click.option("-f", "--config-file", "file", default="configs/summarization.yaml", show_default=True, metavar="FILE")
+def demo(file: str) -> None:
+    """Show the main job: three real Bentos, a local Ray, live traffic, a live weight change."""
+    from ray_canary.demo.run import run
+
+    run(file)
+
+
+def _planned(file: str, instance_types: str | None) -> Plan:
+    read: DeploymentFile = deployment.read(file)
+    planned = _located(file, lambda: deployment.plan(read, instance_types))
+    screens.warnings(planned.warnings)
+    return planned
+
+
+def _located(file: str, resolve: Callable[[], Plan]) -> Plan:
+    """Resolve, and name the file in what is wrong."""
+    try:
+        return resolve()
+    except ConfigError as error:
+        raise type(error)(error.problems, error.source or file) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.main(prog_name="ray-canary")

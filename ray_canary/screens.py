@@ -1,0 +1,255 @@
+"""What shells show: tables and sentences of what the verbs return."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ray_canary.deployment import WeightChange, describe
+from ray_canary.instances import Catalogue
+from ray_canary.plan import Plan
+from ray_canary.serving import local
+from ray_canary.serving.changes import Change, Effect
+from ray_canary.serving.rollout import Progress
+from ray_canary.serving.state import Live
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_COLOURS = {
+    "running": "green",
+    "ready": "green",
+    "scaled-to-zero": "green",
+    "deploying": "yellow",
+    "starting": "yellow",
+    "waiting": "yellow",
+    "updating": "yellow",
+    "failed": "red",
+    "failed-update": "red",
+    "unhealthy": "red",
+    "missing": "red",
+    "terminated": "dim",
+    "terminating": "dim",
+}
+_EFFECTS = {
+    Effect.NONE: "dim",
+    Effect.LIVE: "green",
+    Effect.ADD: "green",
+    Effect.REMOVE: "yellow",
+    Effect.RESTART: "red",
+}
+
+
+def data(value: Any, output: str) -> None:
+    """Print plain data as `json` or `yaml`."""
+    text = json.dumps(value, indent=2) if output == "json" else yaml.safe_dump(value, sort_keys=False)
+    out.print(Text(text.rstrip("\n")))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _status(status: str) -> Text:
+    return Text(status, style=_COLOURS.get(status, ""))
+
+
+def warnings(sentences: Iterable[str]) -> None:
+    """Print warnings on standard error."""
+    for sentence in sentences:
+        err.print(Text.assemble(("Warning: ", "yellow"), sentence))
+
+
+def split_of(plan: Plan) -> str:
+    """Say what a plan's split goes by."""
+    return _by(plan.route_type, plan.route_by)
+
+
+def _by(route_type: str, route_by: str | None) -> str:
+    if route_type == "random":
+        return "at random"
+    return f"by header {route_by}" if route_type == "header" else f"by query parameter {route_by}"
+
+
+def plan_targets(plan: Plan) -> None:
+    """Print what a plan runs."""
+    out.print(Text.assemble(("Deployment ", "bold"), f"{plan.name}: requests are split {split_of(plan)}"))
+    table = _table("Version", "Weight", "Bento", "Service", "Instance", "Replicas", "Reserves", "Application")
+    for target in plan.targets.values():
+        for service in target.services.values():
+            first = service.name == target.entry_service
+            scaling = service.scaling
+            table.add_row(
+                target.key if first else "",
+                f"{target.weight} %" if first else "",
+                target.bento if first else "",
+                service.name,
+                service.instance_type or "-",
+                f"{scaling.min_replicas}..{scaling.max_replicas}",
+                resources(service.resources),
+                target.application if first else "",
+            )
+    out.print(table)
+
+
+def resources(reserved: Mapping[str, Any]) -> str:
+    """Say what a replica reserves."""
+    parts = [f"{reserved['num_cpus']:g} CPU"] if "num_cpus" in reserved else []
+    if "memory" in reserved:
+        parts.append(f"{reserved['memory'] / 2**30:g} GiB")
+    if reserved.get("num_gpus"):
+        parts.append(f"{reserved['num_gpus']:g} GPU {reserved.get('accelerator_type', '')}".strip())
+    return ", ".join(parts)
+
+
+def plan_defaults(plan: Plan) -> None:
+    """Print what the file leaves to us, with reasons."""
+    if not plan.defaults:
+        return
+    out.print()
+    out.print(Text("What the file leaves open:", style="bold"))
+    table = _table("Key", "Used", "Why")
+    for default in plan.defaults:
+        table.add_row(default.path, default.value, default.reason)
+    out.print(table)
+
+
+def plan_changes(found: tuple[Change, ...]) -> None:
+    """Print what deploying would do to what is on the cluster."""
+    out.print()
+    out.print(Text("On the cluster:", style="bold"))
+    table = _table("Application", "Deployment", "Effect", "Because of")
+    for change in found:
+        effect = Text(change.effect, style=_EFFECTS[change.effect])
+        table.add_row(change.application, change.deployment, effect, ", ".join(change.because))
+    out.print(table)
+    restarting = sorted({change.application for change in found if change.effect is Effect.RESTART})
+    if restarting:
+        out.print(f"Replicas restart in: {', '.join(restarting)}. No other version is touched.")
+    else:
+        out.print("No replica restarts.")
+
+
+def weight_change(change: WeightChange) -> None:
+    """Print which weights move and what that does to users."""
+    keys = dict.fromkeys((*change.before, *change.after))
+    moves = [
+        f"{key} {change.before.get(key, 0)} -> {change.after.get(key, 0)}"
+        for key in keys
+        if change.before.get(key, 0) != change.after.get(key, 0)
+    ]
+    if not moves:
+        out.print("Weights: no change.")
+        return
+    out.print(
+        f"Weights: {', '.join(moves)}. Of all keys, {change.moved:.1%} change their version "
+        f"(under any scheme at least {change.least:.1%})."
+    )
+
+
+def listing(lives: Iterable[Live]) -> None:
+    """Print a line for each Deployment."""
+    table = _table("Deployment", "Status", "Bento", "Split", "URL")
+    for live in lives:
+        if live.rejected:
+            table.add_row(live.name, _status(live.status), "-", "rejected", live.url)
+            continue
+        shares = ", ".join(f"{key} {weight}" for key, weight in live.settings.split.shares().items())
+        table.add_row(live.name, _status(live.status), live.settings.targets["main"].bento, shares, live.url)
+    out.print(table)
+
+
+def deployment(live: Live) -> None:
+    """Print one Deployment: configured and effective weights side by side."""
+    out.print(Text.assemble(("Deployment ", "bold"), live.name, "  ", _status(live.status), f"  {live.url}"))
+    if live.rejected:
+        err.print(
+            Text.assemble(
+                ("The ingress refuses its user_config and goes on with the split before it: ", "red"), live.rejected
+            )
+        )
+        return
+    about = describe(live)
+    split = live.settings.split
+    out.print(f"Requests are split {_by(split.route_type, split.route_by)}.")
+    table = _table("Version", "Bento", "Weight", "In force", "Status", "Replicas", "Application")
+    for key, target in about["targets"].items():
+        states = [replica["state"] for replica in target["replicas"]]
+        counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "none"
+        in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
+        row = (target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
+        table.add_row(key, *row, target["application"])
+    out.print(table)
+    for key, target in about["targets"].items():
+        if target["message"]:
+            out.print(Text(f"\n{key}:", style="red bold"))
+            out.print(Text(target["message"]))
+
+
+def progress(before: dict[str, Progress], now: Iterable[Progress]) -> None:
+    """Print a line for each part whose state has changed, and remember it in `before`."""
+    for part in now:
+        known = before.get(part.part)
+        if known and (known.status, known.running, known.trouble) == (part.status, part.running, part.trouble):
+            continue
+        before[part.part] = part
+        out.print(
+            Text.assemble(f"  {part.part}: ", _status(part.status), f" ({part.running} of {part.wanted} replicas)")
+        )
+        if part.trouble and part.status != "failed" and (known is None or known.trouble != part.trouble):
+            err.print(Text(f"  {part.part} fails to start; Serve tries again:\n{part.trouble}", style="yellow"))
+
+
+def explanation(told: Mapping[str, Any]) -> None:
+    """Print why a request goes where it goes."""
+    if told["key"] is None:
+        out.print(f"{told['reason']}: it is split at random, by the same weights.")
+    else:
+        out.print(f"The key is {told['key']!r}; the lowest score wins.")
+    table = _table("Version", "Weight", "Score", "")
+    for key, weight in told["weights"].items():
+        score = told["scores"].get(key)
+        shown = "-" if score is None else f"{score:.6f}"
+        table.add_row(key, f"{weight} %", shown, "<- chosen" if key == told["version"] else "")
+    out.print(table)
+    if told["version"] is None:
+        return
+    if told["answers"] == told["version"]:
+        out.print(f"It goes to {told['version']}.")
+    elif told["answers"]:
+        out.print(f"{told['version']} is not ready, so {told['answers']} answers it.")
+    else:
+        out.print(f"{told['version']} is not ready, so it gets a 503.")
+
+
+def instance_types(catalogue: Catalogue) -> None:
+    """Print the instance types."""
+    table = _table("Name", "CPU", "Memory", "GPU", "GPU type")
+    for one in catalogue:
+        table.add_row(
+            one.name, f"{one.cpu:g}", f"{one.memory_bytes / 2**30:g} GiB", str(one.gpu or "-"), one.gpu_type or "-"
+        )
+    out.print(table)
+
+
+def local_up(started: local.Local) -> None:
+    """Say how a local Ray was started, and what that means."""
+    cores, memory = local.machine()
+    mode = "HAProxy" if started.haproxy else "Serve's own proxy"
+    out.print(f"Ray is up, with {mode} in front; its dashboard is at {started.address}.")
+    if started.cpus > cores or started.memory_bytes > memory:
+        out.print(
+            f"It may reserve {started.cpus:g} CPUs and {started.memory_bytes / 2**30:.0f} GiB, which are logical: this "
+            f"machine has {cores} and {memory / 2**30:.0f} GiB, and replicas share what is really there."
+        )
+    exposed = [str(port) for port, what in started.ports().items() if "HAProxy" in what]
+    if exposed:
+        listed = " and ".join(exposed)
+        out.print(f"HAProxy's statistics and metrics (ports {listed}) are open on all interfaces, without a password.")

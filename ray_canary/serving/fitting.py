@@ -1,0 +1,109 @@
+"""Whether a Deployment finds room on a cluster, and what it would run into there. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from ray_canary.errors import Conflict, DoesNotFit
+from ray_canary.plan import Plan
+from ray_canary.serving.state import OURS, OnCluster
+
+Resources = Mapping[str, float]
+_NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+
+
+def check_conflicts(plan: Plan, cluster: OnCluster) -> None:
+    """Refuse a Deployment whose names or route somebody else has.
+
+    Raises:
+        Conflict: with every conflict.
+    """
+    found = [*_taken_names(plan, cluster), *_taken_routes(plan, cluster)]
+    if found:
+        raise Conflict("\n".join(found))
+
+
+def _taken_names(plan: Plan, cluster: OnCluster) -> Iterator[str]:
+    for name in (plan.name, *(target.application for target in plan.targets.values())):
+        there = cluster.applications.get(name)
+        if there is not None and not there.going and there.import_path not in OURS:
+            origin = there.import_path or "serve.run"
+            yield f"name: the cluster has an application {name!r} of somebody else's ({origin}); choose another name"
+
+
+def _taken_routes(plan: Plan, cluster: OnCluster) -> Iterator[str]:
+    prefix = plan.ray.route_prefix
+    for name, there in cluster.applications.items():
+        if name != plan.name and there.route_prefix == prefix and not there.going:
+            yield f"ray.route_prefix: {prefix!r} is taken by application {name!r}; choose another one"
+
+
+def needs(plan: Plan, *, most: bool = False) -> dict[str, float]:
+    """Return what a Deployment reserves, in Ray's terms: to begin with, or (`most`) with every replica and surge."""
+    total: dict[str, float] = {}
+    for _, _, count, resources in _demands(plan, most=most):
+        for name, amount in resources.items():
+            total[name] = total.get(name, 0) + count * amount
+    return total
+
+
+def check_fit(plan: Plan, cluster: OnCluster, nodes: Iterable[Resources]) -> None:
+    """Refuse a Deployment that would hang pending: a replica larger than any node, or more than is there in all.
+
+    Raises:
+        DoesNotFit: with what is needed, what is there, and which version is too large.
+    """
+    nodes = list(nodes)
+    found = [
+        f"{where}: a replica needs {_text(resources)}; no node has that much (the largest: {_text(_largest(nodes))})"
+        for where, _, _, resources in _demands(plan, most=False)
+        if not any(_within(resources, node) for node in nodes)
+    ]
+    total, others = needs(plan), _reserved_by_others(plan, cluster)
+    there = {name: sum(node.get(name, 0) for node in nodes) for name in total}
+    short = {name for name in total if total[name] + others.get(name, 0) > there[name] + 1e-9}
+    if short and not found:
+        taken = {name: others.get(name, 0) for name in short if others.get(name)}
+        beside = f", beside {_text(taken)} that other applications have" if taken else ""
+        found.append(
+            f"the Deployment needs {_text({name: total[name] for name in short})} to begin with{beside}; "
+            f"the cluster has {_text({name: there[name] for name in short})}"
+        )
+    if found:
+        raise DoesNotFit("\n".join(found))
+
+
+def _demands(plan: Plan, *, most: bool) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+    """Yield where, deployment, how many replicas, and what each of them needs."""
+    replicas = plan.ray.ingress.num_replicas
+    yield "ray.ingress", "Ingress", replicas * 2 if most else replicas, {"CPU": plan.ray.ingress.num_cpus}
+    for target in plan.targets.values():
+        for service in target.services.values():
+            scaling = service.scaling
+            surge = -(-service.rollout.max_surge_percent * scaling.max_replicas // 100)
+            count = scaling.max_replicas + surge if most else max(scaling.min_replicas, scaling.initial_replicas)
+            resources = {_NAMES[name]: float(service.resources[name]) for name in _NAMES if name in service.resources}
+            yield f"{target.key}: services.{service.name}", service.name, count, resources
+
+
+def _reserved_by_others(plan: Plan, cluster: OnCluster) -> dict[str, float]:
+    own = {plan.name, *(target.application for target in plan.targets.values())}
+    total: dict[str, float] = {}
+    for name, application in cluster.applications.items():
+        for deployment in () if name in own else application.deployments.values():
+            for resource, amount in deployment.resources.items():
+                total[resource] = total.get(resource, 0) + amount * len(deployment.replicas)
+    return total
+
+
+def _within(needed: Resources, node: Resources) -> bool:
+    return all(node.get(name, 0) + 1e-9 >= amount for name, amount in needed.items())
+
+
+def _largest(nodes: list[Resources]) -> Resources:
+    return {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "memory")}
+
+
+def _text(resources: Resources) -> str:
+    def one(name: str, amount: float) -> str:
+        return f"{amount / 2**30:.1f} GiB of memory" if name == "memory" else f"{amount:g} {name}"
+
+    return ", ".join(one(name, amount) for name, amount in sorted(resources.items())) or "nothing"

@@ -1,0 +1,197 @@
+"""A local Ray with the right settings: HAProxy where it exists, room for the file, everything on loopback."""
+
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from ray_canary.errors import ClusterError
+from ray_canary.plan import Plan
+from ray_canary.serving import fitting
+
+#: Every process of a local cluster has this in its environment, so that `down` ends those and no others.
+MARK: Final = "RAY_CANARY_LOCAL"
+
+HAPROXY_METRICS_PORT: Final = "RAY_SERVE_HAPROXY_METRICS_PORT"
+HAPROXY_STATS_PORT: Final = "RAY_SERVE_HAPROXY_STATS_PORT"
+
+
+@dataclass(frozen=True)
+class Local:
+    """What a local cluster is started with.
+
+    `cpus` and `memory_bytes` are logical: what Ray lets replicas reserve, not what the machine has. `environment` is
+    given to every process of the cluster.
+    """
+
+    name: str = "local"
+    cpus: float = 8
+    memory_bytes: int = 16 * 2**30
+    haproxy: bool = True
+    port: int = 6379
+    dashboard_port: int = 8265
+    client_port: int = 10001
+    http_port: int = 8000
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """The dashboard's address."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def command(self) -> list[str]:
+        """Return the `ray start` command."""
+        return [
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--head",
+            "--node-ip-address=127.0.0.1",
+            f"--port={self.port}",
+            f"--dashboard-port={self.dashboard_port}",
+            "--dashboard-host=127.0.0.1",
+            f"--ray-client-server-port={self.client_port}",
+            f"--num-cpus={int(self.cpus)}",
+            f"--memory={self.memory_bytes}",
+            "--disable-usage-stats",
+        ]
+
+    def settings(self) -> dict[str, str]:
+        """Return the environment variables that Serve must find when Ray starts."""
+        fast = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"} if self.haproxy else {}
+        return {**fast, **self.environment, MARK: self.name}
+
+    def ports(self) -> dict[int, str]:
+        """Return the ports that must be free, and what each is for."""
+        found = {self.port: "Ray", self.dashboard_port: "Ray's dashboard", self.http_port: "Serve"}
+        if self.haproxy:
+            found[int(self.environment.get(HAPROXY_STATS_PORT, 8404))] = "HAProxy's statistics"
+            found[int(self.environment.get(HAPROXY_METRICS_PORT, 9101))] = "HAProxy's metrics"
+        return found
+
+
+def sized(
+    plan: Plan | None,
+    num_cpus: int | None = None,
+    memory_gib: float | None = None,
+    haproxy: bool | None = None,
+) -> Local:
+    """Return a local cluster with room for every replica that `plan` may have, surge included."""
+    needs = fitting.needs(plan, most=True) if plan else {}
+    return Local(
+        cpus=num_cpus or max(8, math.ceil(needs.get("CPU", 0))),
+        memory_bytes=int((memory_gib or 0) * 2**30) or max(16 * 2**30, math.ceil(needs.get("memory", 0))),
+        haproxy=haproxy_exists() if haproxy is None else haproxy,
+        http_port=plan.ray.http.port if plan else 8000,
+    )
+
+
+def runs(name: str = "local") -> bool:
+    """Return whether a local cluster of ours runs."""
+    return any(processes_of(name))
+
+
+def haproxy_exists() -> bool:
+    """Return whether Ray's HAProxy runs here, which it does on Linux."""
+    return sys.platform == "linux"
+
+
+def machine() -> tuple[int, int]:
+    """Return this machine's cores and its memory in bytes."""
+    return os.cpu_count() or 1, int(psutil.virtual_memory().total)
+
+
+def up(local: Local, timeout_s: float = 120) -> None:
+    """Start a local cluster and wait until its dashboard answers.
+
+    Raises:
+        ClusterError: a port is taken, or Ray doesn't start.
+    """
+    _check_ports(local)
+    environment = {**os.environ, **local.settings()}
+    done = subprocess.run(local.command(), env=environment, capture_output=True, text=True, timeout=timeout_s)
+    if done.returncode != 0:
+        raise ClusterError(f"`ray start` failed:\n{(done.stdout + done.stderr).strip()}")
+    deadline = time.monotonic() + timeout_s
+    while not _listens(local.dashboard_port):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"Ray's dashboard doesn't answer at {local.address} after {timeout_s:g} s.")
+        time.sleep(0.1)
+
+
+def down(name: str = "local", grace_s: float = 10) -> int:
+    """End every process of a local cluster, HAProxy included, and return how many there were."""
+    processes = list(processes_of(name))
+    ended: set[int] = set()
+    deadline = time.monotonic() + grace_s
+    while processes:
+        for process in processes:
+            ended.add(process.pid)
+            _signal(process, kill=time.monotonic() > deadline)
+        psutil.wait_procs(processes, timeout=1)
+        processes = list(processes_of(name))
+    _forget(ended)
+    return len(ended)
+
+
+def processes_of(name: str) -> Iterator[psutil.Process]:
+    """Yield the processes of a local cluster, by the mark in their environment."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == name and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+
+
+def _signal(process: psutil.Process, *, kill: bool) -> None:
+    try:
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _forget(ended: set[int]) -> None:
+    """Remove the file by which Ray finds its last cluster, unless another cluster runs."""
+    current = Path("/tmp/ray/ray_current_cluster")
+    if not ended or not current.exists():
+        return
+    if not any(process.info["name"] == "gcs_server" for process in psutil.process_iter(["name"])):
+        current.unlink(missing_ok=True)
+
+
+def _check_ports(local: Local) -> None:
+    taken = [f"{port} ({what}{_holder(port)})" for port, what in local.ports().items() if _listens(port)]
+    if taken:
+        raise ClusterError(
+            f"A local Ray can't start, since these ports are taken: {', '.join(taken)}. "
+            "End what has them (`ray-canary down` ends a cluster of ours; a HAProxy that `ray stop` left behind keeps "
+            "its ports), or choose others."
+        )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _holder(port: int) -> str:
+    for process in psutil.process_iter(["name"]):
+        try:
+            connections = process.net_connections("tcp")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections):
+            return f", taken by {process.info['name']}, pid {process.pid}"
+    return ""

@@ -1,0 +1,238 @@
+"""Puts a plan on the cluster, step by step, and watches until it stands. Every step is a complete, valid state."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_canary.errors import DeployFailed, NotFound
+from ray_canary.plan import Plan
+from ray_canary.serving import compile, fitting
+from ray_canary.serving.changes import Change, Effect, changes
+from ray_canary.serving.cluster import Cluster
+from ray_canary.serving.compile import INGRESS_DEPLOYMENT, VERSION_IMPORT_PATH, Config
+from ray_canary.serving.state import ApplicationState, Live, OnCluster
+
+#: Seconds between two looks at the cluster.
+LOOK_EVERY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one part of a Deployment is: `main`, a version's key, or `ingress`."""
+
+    part: str
+    status: str
+    running: int
+    wanted: int
+    trouble: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be waited for."""
+        return self.status in ("ready", "failed")
+
+
+Report = Callable[[tuple[Progress, ...]], None]
+
+
+def preview(plan: Plan, cluster: OnCluster) -> tuple[Change, ...]:
+    """Return what deploying `plan` would do to its applications; nobody else's change."""
+    names = {plan.name, *(target.application for target in plan.targets.values()), *leftovers(plan, cluster)}
+    before = {
+        name: state.config
+        for name, state in cluster.applications.items()
+        if name in names and state.config and not state.going
+    }
+    after = {application["name"]: application for application in compile.serve_config(plan)["applications"]}
+    return changes(before, after)
+
+
+def leftovers(plan: Plan, cluster: OnCluster) -> frozenset[str]:
+    """Return the applications of this Deployment's versions that `plan` has no use for."""
+    wanted = {target.application for target in plan.targets.values()}
+    live = cluster.live().get(plan.name)
+    referred = set(version_applications(live)) if live else set()
+    by_name = {
+        name
+        for name, state in cluster.applications.items()
+        if state.import_path == VERSION_IMPORT_PATH
+        and not state.going
+        and (name == f"{plan.name}-main" or name.startswith(f"{plan.name}-canary-"))
+    }
+    return frozenset((referred | by_name) - wanted - {plan.name})
+
+
+def version_applications(live: Live) -> tuple[str, ...]:
+    """Return the applications that a live Deployment's versions run in, beside the ingress's own."""
+    if live.rejected:
+        return ()
+    names = (target.application for target in live.settings.targets.values())
+    return tuple(name for name in names if name and name in live.applications)
+
+
+class Rollout:
+    """Changes what is on one cluster."""
+
+    def __init__(self, cluster: Cluster, report: Report = lambda _: None) -> None:
+        self._cluster = cluster
+        self._report = report
+
+    def deploy(self, plan: Plan, *, check_fit: bool = True, wait: bool = True, timeout_s: float = 3600) -> None:
+        """Deploy a plan: new versions up, the split over, versions that are no longer wanted gone.
+
+        A version that goes leaves the split first: its application is deleted only when every ingress replica has
+        the new split.
+
+        Raises:
+            Conflict, DoesNotFit: before anything is touched.
+            DeployFailed: a version failed, or the time ran out; the others go on serving.
+        """
+        before = self._cluster.state()
+        fitting.check_conflicts(plan, before)
+        if check_fit:
+            fitting.check_fit(plan, before, self._cluster.resources())
+        found = preview(plan, before)
+        config = compile.serve_config(plan)
+        applications = config.pop("applications")
+        deadline = time.monotonic() + timeout_s
+        self._cluster.submit(before.merged(applications, **config))
+        if going := leftovers(plan, before):
+            self._until_in_force(plan.name, applications[0], deadline)
+            self._cluster.submit(self._cluster.state().merged(applications, going, **config))
+        if wait:
+            self._until_ready(plan, before, found, deadline)
+
+    def set_weights(self, live: Live, weights: Mapping[str, int], timeout_s: float = 30) -> None:
+        """Change the weights of a live Deployment and wait until every ingress replica has them.
+
+        Raises:
+            ValidationError: they can't be; nothing was touched.
+            DeployFailed: they are not in force in time.
+        """
+        settings = live.settings.model_copy(
+            update={"split": live.settings.split.model_copy(update={"weights": dict(weights)}), "file": live.file()}
+        )
+        self._submit_settings(live, type(settings).model_validate(settings.model_dump()), timeout_s)
+        # The stored file takes the weights with it, so that it says what is in force.
+
+    def terminate(self, live: Live, timeout_s: float = 30) -> None:
+        """Take all versions down. The ingress stays, keeps name and route, and answers 503."""
+        self._submit_settings(live, live.settings.model_copy(update={"terminated": True}), timeout_s)
+        state = self._cluster.state()
+        self._cluster.submit(state.merged([], frozenset(version_applications(live))))
+
+    def delete(self, live: Live) -> None:
+        """Take a Deployment off the cluster, and leave everything else as it is."""
+        state = self._cluster.state()
+        self._cluster.submit(state.merged([], frozenset({live.name, *version_applications(live)})))
+
+    def until_gone(self, names: frozenset[str], timeout_s: float) -> None:
+        """Wait until no application of `names` is on the cluster. Raises DeployFailed when the time runs out."""
+        deadline = time.monotonic() + timeout_s
+        while left := names & set(self._cluster.state().applications):
+            if time.monotonic() > deadline:
+                raise DeployFailed(f"Still there after {timeout_s:g} s, most likely ending requests: {_list(left)}")
+            time.sleep(LOOK_EVERY_S)
+
+    def _submit_settings(self, live: Live, settings: Any, timeout_s: float) -> None:
+        application = copy.deepcopy(live.ingress.config) or {}
+        for deployment in application.get("deployments") or ():
+            if deployment["name"] == INGRESS_DEPLOYMENT:
+                deployment["user_config"] = settings.model_dump(mode="json")
+        self._cluster.submit(self._cluster.state().merged([application]))
+        self._until_in_force(live.name, application, time.monotonic() + timeout_s)
+
+    def _until_in_force(self, name: str, application: Config, deadline: float) -> None:
+        while not _in_force(self._cluster.state().applications.get(name), application):
+            if time.monotonic() > deadline:
+                raise DeployFailed(f"The ingress of {name} doesn't have the new split; see `ray-canary get {name}`")
+            time.sleep(LOOK_EVERY_S / 5)
+
+    def _until_ready(self, plan: Plan, before: OnCluster, found: tuple[Change, ...], deadline: float) -> None:
+        watch = _Watch(plan, before, found)
+        while True:
+            progress = tuple(watch.look(self._cluster.state()))
+            self._report(progress)
+            if all(part.over for part in progress):
+                break
+            if time.monotonic() > deadline:
+                late = [f"{part.part} ({part.running} of {part.wanted} replicas)" for part in progress if not part.over]
+                raise DeployFailed(f"Not ready in time: {', '.join(late)}")
+            time.sleep(LOOK_EVERY_S)
+        if failed := [part for part in progress if part.status == "failed"]:
+            raise DeployFailed("\n".join(_failure(part, plan) for part in failed))
+
+
+class _Watch:
+    """Tells how far each part of a plan is, given what was there before."""
+
+    def __init__(self, plan: Plan, before: OnCluster, found: tuple[Change, ...]) -> None:
+        self._plan = plan
+        self._before = before
+        self._restarts = {(one.application, one.deployment) for one in found if one.effect is Effect.RESTART}
+        self._applications = {application["name"]: application for application in _applications(plan)}
+        self._parts = {plan.name: "ingress", **{t.application: t.key for t in plan.targets.values()}}
+
+    def look(self, now: OnCluster) -> Iterator[Progress]:
+        """Yield the progress of the ingress and of every target."""
+        for name, part in self._parts.items():
+            yield self._progress(name, part, now.applications.get(name))
+
+    def _progress(self, name: str, part: str, state: ApplicationState | None) -> Progress:
+        wanted = self._applications[name]
+        names = [deployment["name"] for deployment in wanted["deployments"]]
+        if state is None or state.going:
+            return Progress(part, "waiting", 0, len(names))
+        deployments = [state.deployments.get(name) for name in names]
+        running = sum(one.running for one in deployments if one)
+        target = sum(one.target if one else 1 for one in deployments)
+        if state.failure and self._is_new(name, state):
+            return Progress(part, "failed", running, target, state.failure)
+        ready = all(one and one.settled and not self._old_ones_left(name, one.name, state) for one in deployments)
+        if part == "ingress":
+            ready = ready and _in_force(state, wanted)
+        return Progress(part, "ready" if ready else "starting", running, target, state.trouble)
+
+    def _is_new(self, name: str, state: ApplicationState) -> bool:
+        """Whether what the state says is about this deploy, and not about the one before."""
+        before = self._before.applications.get(name)
+        return before is None or state.deployed_at > before.deployed_at
+
+    def _old_ones_left(self, application: str, deployment: str, state: ApplicationState) -> bool:
+        if (application, deployment) not in self._restarts:
+            return False
+        before = self._before.applications[application].deployments.get(deployment)
+        old = {replica.id for replica in before.replicas} if before else set()
+        return any(r.id in old and r.state != "STOPPING" for r in state.deployments[deployment].replicas)
+
+
+def _applications(plan: Plan) -> list[Config]:
+    applications: list[Config] = compile.serve_config(plan)["applications"]
+    return applications
+
+
+def _in_force(state: ApplicationState | None, application: Config) -> bool:
+    """Whether every ingress replica has the `user_config` of `application`."""
+    if state is None:
+        raise NotFound(f"The cluster has no application {application['name']}")
+    entry = state.deployments.get(INGRESS_DEPLOYMENT)
+    wanted = next(one for one in application["deployments"] if one["name"] == INGRESS_DEPLOYMENT)
+    return bool(entry and entry.settled and entry.running and entry.user_config == wanted["user_config"])
+
+
+def _failure(part: Progress, plan: Plan) -> str:
+    if part.part == "ingress":
+        return f"The ingress failed:\n{part.trouble}"
+    share = plan.weights()[part.part]
+    rest = (
+        "requests to it get 503" if part.part == "main" else f"its {share} % of requests go to main until it is healthy"
+    )
+    if part.running:
+        rest = "its replicas from before go on serving"
+    return f"{part.part} ({plan.targets[part.part].bento}) failed; {rest}:\n{part.trouble}"
+
+
+def _list(names: frozenset[str] | set[str]) -> str:
+    return ", ".join(sorted(names))
