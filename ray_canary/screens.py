@@ -17,8 +17,17 @@ from ray_canary.serving.changes import Change, Effect
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+#: Columns where nothing says how wide the screen is: in a log or a pipe, a table should not be folded.
+_WIDE = 160
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=_WIDE)
+
+
+out = _console()
+err = _console(stderr=True)
 
 _COLOURS = {
     "running": "green",
@@ -81,7 +90,7 @@ def _by(route_type: str, route_by: str | None) -> str:
 def plan_targets(plan: Plan) -> None:
     """Print what a plan runs."""
     out.print(Text.assemble(("Deployment ", "bold"), f"{plan.name}: requests are split {split_of(plan)}"))
-    table = _table("Version", "Weight", "Bento", "Service", "Instance", "Replicas", "Reserves", "Application")
+    table = _table("Version", "Weight", "Bento", "Service", "Instance", "Replicas", "Reserves")
     for target in plan.targets.values():
         for service in target.services.values():
             first = service.name == target.entry_service
@@ -94,7 +103,6 @@ def plan_targets(plan: Plan) -> None:
                 service.instance_type or "-",
                 f"{scaling.min_replicas}..{scaling.max_replicas}",
                 resources(service.resources),
-                target.application if first else "",
             )
     out.print(table)
 
@@ -179,13 +187,12 @@ def deployment(live: Live) -> None:
     about = describe(live)
     split = live.settings.split
     out.print(f"Requests are split {_by(split.route_type, split.route_by)}.")
-    table = _table("Version", "Bento", "Weight", "In force", "Status", "Replicas", "Application")
+    table = _table("Version", "Bento", "Weight", "In force", "Status", "Replicas")
     for key, target in about["targets"].items():
         states = [replica["state"] for replica in target["replicas"]]
         counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "none"
         in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
-        row = (target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
-        table.add_row(key, *row, target["application"])
+        table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
     out.print(table)
     for key, target in about["targets"].items():
         if target["message"]:

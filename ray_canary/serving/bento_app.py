@@ -7,9 +7,13 @@ calls this (decision 10): a second version in the same process would silently se
 import asyncio
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from ray_canary.serving.http import Message, Receive, Scope, Send
+
+#: After 100 calls or 300 s, BentoML replaces the connections to an inner service, and breaks the calls that are under
+#: way on them. A bridge's socket never moves, and Serve spreads the calls.
+_KEEP_CONNECTIONS: Final = {"max_requests": 2**62, "max_age": 1e12}
 
 
 class MissingEnv(Exception):
@@ -142,7 +146,7 @@ def load(tag: str, service: str, *, runner_map: Mapping[str, str], overrides: Ma
     bento = bentoml.bentos.get(bentoml.Tag.from_str(tag))
     BentoMLContainer.remote_runner_mapping.set(dict(runner_map))
     server_context.worker_index = 1
-    server_context.bento_name, server_context.bento_version = bento.tag.name, bento.tag.version
+    server_context.bento_name, server_context.bento_version = bento.tag.name, str(bento.tag.version)
     # bento.yaml holds the bentofile's variables and the entry service's; another service's are in its code only.
     _set_envs(bento.info.envs, required=service == bento.info.entry_service)
     entry = load_bento(bento, standalone_load=True)
@@ -193,19 +197,19 @@ def _set_envs(envs: Any, *, required: bool) -> None:
 
 
 def _apply(service: Any, overrides: Mapping[str, Any]) -> None:
-    """Make `config_overrides` the service's configuration.
+    """Make `config_overrides` the configuration of a service and of those it depends on.
 
     BentoML reads `threads` and `endpoints` off the decorator, where its own overrides don't reach, and divides
     `max_concurrency` by `workers` although one replica is one process: a replica is one worker (facts 4.5).
     """
     import json
 
-    merged = {name: {**config, "workers": 1} for name, config in overrides.items()}
-    merged.setdefault(service.name, {})["workers"] = 1
-    os.environ["BENTOML_CONFIG_OVERRIDES"] = json.dumps({"services": merged})
-    # A service's caller reads its `endpoints` too, to see whether it is ready.
+    merged: dict[str, dict[str, Any]] = {}
     for name, each in service.all_services().items():
-        each.config.update({key: merged[name][key] for key in ("threads", "endpoints") if key in merged.get(name, {})})
+        given = overrides.get(name, {})
+        merged[name] = {"runner_connection": _KEEP_CONNECTIONS, **given, "workers": 1}
+        each.config.update({key: given[key] for key in ("threads", "endpoints") if key in given})
+    os.environ["BENTOML_CONFIG_OVERRIDES"] = json.dumps({"services": merged})
     service.inject_config()
 
 

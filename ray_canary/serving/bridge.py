@@ -6,8 +6,8 @@ this user can enter, since inner services unpickle what they are sent.
 
 import asyncio
 import socket
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,18 +24,13 @@ _LAST_CALLS_S: Final = 5
 
 
 class Bridge:
-    """Unix sockets for the services that one replica depends on.
-
-    They are served in a thread with an event loop of its own. A Bento may call an inner service by a blocking call on
-    the replica's loop, most likely in `__init__`, and would wait for itself if the answer came by that loop.
-    """
+    """Unix sockets for the services that one replica depends on."""
 
     def __init__(self, folder: Path, connect: Mapping[str, Callable[[], Transport]]) -> None:
-        """Prepare sockets in `folder`; `connect` makes the way to each service, in the thread that uses it."""
+        """Prepare sockets in `folder`, which is made; `connect` makes the way to each service."""
         self._folder = folder
         self._connect = connect
-        self._servers: list[uvicorn.Server] = []
-        self._thread: threading.Thread | None = None
+        self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     def runner_map(self) -> dict[str, str]:
         """Return the URL of every service, as BentoML's runner map wants it."""
@@ -45,43 +40,36 @@ class Bridge:
         return self._folder / f"{number}.sock"
 
     async def start(self) -> None:
-        """Open the sockets. Raises what `connect` raised."""
-        if not self._connect:
-            return
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._thread = threading.Thread(target=self._run, args=(opened,), name="ray-canary-bridge", daemon=True)
-        self._thread.start()
-        await opened
+        """Open the sockets; a caller may connect at once."""
+        self._folder.mkdir(mode=0o700)
+        for number, connect in enumerate(self._connect.values()):
+            server = _Server(
+                uvicorn.Config(
+                    Forward(connect()),
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=_LAST_CALLS_S,
+                )
+            )
+            serving = server.serve([_listen(self._socket(number))])
+            self._servers.append((server, asyncio.get_running_loop().create_task(serving)))
 
     async def stop(self) -> None:
         """Close the sockets."""
-        for server in self._servers:
+        for server, _ in self._servers:
             server.should_exit = True
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.gather(*(serving for _, serving in self._servers))
 
-    def _run(self, opened: asyncio.Future[None]) -> None:
-        def tell(error: BaseException | None) -> None:
-            if opened.done():
-                return
-            if error is None:
-                opened.set_result(None)
-            else:
-                opened.set_exception(error)
 
-        loop = opened.get_loop()
-        try:
-            asyncio.run(self._serve(lambda: loop.call_soon_threadsafe(tell, None)))
-        except Exception as error:
-            loop.call_soon_threadsafe(tell, error)
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the replica's process."""
 
-    async def _serve(self, opened: Callable[[], object]) -> None:
-        sockets = [_listen(self._socket(number)) for number in range(len(self._connect))]
-        self._servers = [_server(connect()) for connect in self._connect.values()]
-        # From here on the kernel keeps a caller waiting until it is accepted.
-        opened()
-        await asyncio.gather(*(server.serve([one]) for server, one in zip(self._servers, sockets, strict=True)))
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
 
 
 def _listen(path: Path) -> socket.socket:
@@ -89,20 +77,6 @@ def _listen(path: Path) -> socket.socket:
     listening.bind(str(path))
     listening.listen(2048)
     return listening
-
-
-def _server(transport: Transport) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            Forward(transport),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=_LAST_CALLS_S,
-        )
-    )
 
 
 class Forward:

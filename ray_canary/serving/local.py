@@ -29,7 +29,7 @@ class Local:
     """What a local cluster is started with.
 
     `cpus` and `memory_bytes` are logical: what Ray lets replicas reserve, not what the machine has. `environment` is
-    given to every process of the cluster.
+    given to every process of the cluster, `arguments` to `ray start`.
     """
 
     name: str = "local"
@@ -41,6 +41,7 @@ class Local:
     client_port: int = 10001
     http_port: int = 8000
     environment: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -61,6 +62,7 @@ class Local:
             f"--num-cpus={int(self.cpus)}",
             f"--memory={self.memory_bytes}",
             "--disable-usage-stats",
+            *self.arguments,
         ]
 
     def settings(self) -> dict[str, str]:
@@ -118,7 +120,8 @@ def up(local: Local, timeout_s: float = 120) -> None:
     environment = {**os.environ, **local.settings()}
     done = subprocess.run(local.command(), env=environment, capture_output=True, text=True, timeout=timeout_s)
     if done.returncode != 0:
-        raise ClusterError(f"`ray start` failed:\n{(done.stdout + done.stderr).strip()}")
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise ClusterError("\n".join([f"`{' '.join(local.command())}` failed:", *said[-6:]]))
     deadline = time.monotonic() + timeout_s
     while not _listens(local.dashboard_port):
         if time.monotonic() > deadline:

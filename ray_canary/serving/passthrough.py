@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from ray_canary.serving.dispatch import Answer, Dispatcher, Unanswered
 from ray_canary.serving.http import (
@@ -115,14 +115,15 @@ def without_prefix(scope: Scope) -> tuple[str, bytes]:
     path: str = scope["path"]
     raw: bytes = (scope.get("raw_path") or quote(path).encode()).split(b"?", 1)[0]
     if prefix and f"{path}/".startswith(f"{prefix}/"):
-        path, raw = path[len(prefix) :], _without_start(raw, len(prefix.encode()))
+        path = path[len(prefix) :]
+        raw = _after(raw, prefix.encode()) or quote(path).encode()
     return path or "/", raw or b"/"
 
 
-def _without_start(raw: bytes, count: int) -> bytes:
-    """Return a percent-encoded path without the first `count` bytes of what it encodes; the rest stays as it was."""
-    start = re.match(rb"(?:%%[0-9A-Fa-f]{2}|.){%d}" % count, raw, re.DOTALL)
-    return raw[start.end() :] if start else b""
+def _after(raw: bytes, prefix: bytes) -> bytes:
+    """Return what follows `prefix` in a percent-encoded path, encoded as it was; nothing if it begins otherwise."""
+    start = re.match(rb"(?:%%[0-9A-Fa-f]{2}|.){%d}" % len(prefix), raw, re.DOTALL)
+    return raw[start.end() :] if start and unquote_to_bytes(start[0]) == prefix else b""
 
 
 class PassThrough:

@@ -115,7 +115,6 @@ class Rollout:
             update={"split": live.settings.split.model_copy(update={"weights": dict(weights)}), "file": live.file()}
         )
         self._submit_settings(live, type(settings).model_validate(settings.model_dump()), timeout_s)
-        # The stored file takes the weights with it, so that it says what is in force.
 
     def terminate(self, live: Live, timeout_s: float = 30) -> None:
         """Take all versions down. The ingress stays, keeps name and route, and answers 503."""
@@ -219,7 +218,10 @@ def _in_force(state: ApplicationState | None, application: Config) -> bool:
         raise NotFound(f"The cluster has no application {application['name']}")
     entry = state.deployments.get(INGRESS_DEPLOYMENT)
     wanted = next(one for one in application["deployments"] if one["name"] == INGRESS_DEPLOYMENT)
-    return bool(entry and entry.settled and entry.running and entry.user_config == wanted["user_config"])
+    if entry is None or entry.user_config != wanted["user_config"]:
+        return False
+    # The controller shows a new user_config at once, and the deployment as UPDATING until every replica has it.
+    return entry.status == "HEALTHY" and entry.settled and entry.running > 0
 
 
 def _failure(part: Progress, plan: Plan) -> str:

@@ -131,6 +131,7 @@ class TargetState:
     weight: int
     application: ApplicationState | None
     entry: DeploymentState | None
+    terminated: bool = False
 
     @property
     def ready(self) -> bool:
@@ -142,9 +143,9 @@ class TargetState:
 
     @property
     def status(self) -> str:
-        """One word: running, scaled-to-zero, updating, deploying, failed or missing."""
-        if self.application is None:
-            return "missing"
+        """One word: running, scaled-to-zero, updating, deploying, failed, failed-update, terminated or missing."""
+        if self.application is None or self.application.going:
+            return "terminated" if self.terminated else "missing"
         if self.application.failure and not self.ready:
             return "failed"
         if not self.ready:
@@ -210,10 +211,12 @@ class Live:
         settings = self.settings.targets[key]
         application = self.applications.get(settings.application or self.ingress.name)
         entry = application.deployments.get(settings.deployment) if application else None
-        return TargetState(key, settings, weight, application, entry)
+        return TargetState(key, settings, weight, application, entry, self.settings.terminated)
 
     def effective(self) -> dict[str, int]:
         """Return the share that every target gets now, in percent."""
+        if self.settings.terminated:
+            return dict.fromkeys(self.targets, 0)
         configured = {key: target.weight for key, target in self.targets.items()}
         return effective_shares(configured, {key: target.ready for key, target in self.targets.items()})
 

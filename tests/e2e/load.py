@@ -15,12 +15,13 @@ import httpx
 class Sent:
     """One request: when it was sent (monotonic s), how long it took (s), and how it ended."""
 
+    key: str
     at: float
     took: float
     status: int
-    version: str
-    reason: str
-    tag: str
+    version: str = ""
+    reason: str = ""
+    tag: str = ""
     error: str = ""
 
     @property
@@ -60,13 +61,16 @@ class Load:
                 self.sent.append(self._send(http, number))
 
     def _send(self, http: httpx.Client, number: int) -> Sent:
+        request = self.make(number)
+        key = request.url.params.get("feature", "")
         began = time.monotonic()
         try:
-            response = http.send(self.make(number))
+            response = http.send(request)
         except httpx.HTTPError as error:
-            return Sent(began, time.monotonic() - began, 0, "", "", "", f"{type(error).__name__}: {error}")
+            return Sent(key, began, time.monotonic() - began, 0, error=f"{type(error).__name__}: {error}")
         headers = response.headers
         return Sent(
+            key,
             began,
             time.monotonic() - began,
             response.status_code,

@@ -10,9 +10,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, cast
 
 import httpx
@@ -92,10 +93,15 @@ class Host(BentoHost):
 
 
 class Server(uvicorn.Server):
-    """A server that leaves the signals alone."""
+    """A server that says where it listens, and leaves the signals alone."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        say(port=self.servers[0].sockets[0].getsockname()[1])
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Any:
+    def capture_signals(self) -> Iterator[None]:
         """Capture none."""
         yield
 
@@ -120,11 +126,14 @@ async def main(bento: str, service: str, overrides: dict[str, Any], depends: dic
         return
     config = uvicorn.Config(Forward(LocalTransport(host)), port=0, lifespan="off", log_config=None, server_header=False)
     server = Server(config)
-    socket = config.bind_socket()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, setattr, server, "should_exit", True)
-    say(port=socket.getsockname()[1])
-    await server.serve([socket])
-    await host.__del__()
+    await server.serve()
+    try:
+        await host.__del__()
+    except Exception:
+        # Like Serve, which ends the process whatever threads are left in it.
+        traceback.print_exc()
+        os._exit(1)
     say(stopped=True)
 
 

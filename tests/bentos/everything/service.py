@@ -14,10 +14,11 @@ import anyio
 import bentoml
 from bentoml.validators import ContentType
 from fastapi import BackgroundTasks, FastAPI, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from version import VERSION
 
-#: What the environment asks to break: `import`, `exit`, `init`, `init-exit`, `startup`, `shutdown`, or nothing.
+#: What the environment asks to break: a word that stands below, or nothing.
 BREAK = os.environ.get("BREAK", "")
 EVENTS: list[str] = []
 DEFAULTS_AT_IMPORT = {name: os.environ.get(name) for name in ("DEFAULT", "FILE_DEFAULT")}
@@ -40,7 +41,8 @@ def break_at(place: str) -> None:
         raise RuntimeError(f"broken at {place}")
 
 
-break_at("import")
+if BREAK == "import-error":
+    import nothing_of_that_name  # noqa: F401
 if BREAK == "exit":
     sys.exit("left at import")
 
@@ -85,12 +87,26 @@ class Stamp:
         await self._app(scope, receive, stamped)
 
 
+async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+    """Raise where nothing but the outer middlewares would notice; `cling` answers all the same when cancelled."""
+    if scope["path"].endswith("/cling"):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await Response("too late")(scope, receive, send)
+            return
+    raise {"timeout": TimeoutError, "runtime": RuntimeError}[scope["path"].rpartition("/")[2]](
+        "raised in a mounted app"
+    )
+
+
 @bentoml.service(name="inner.letters", traffic={"timeout": 60}, envs=[{"name": "INNER_REQUIRED"}])
 class Letters:
     """An inner service with a dotted name."""
 
     def __init__(self) -> None:
         self.tally = Tally()
+        self.free = asyncio.Event()
 
     @bentoml.api
     async def count(self, text: str) -> int:
@@ -114,11 +130,16 @@ class Letters:
         return ctx.request.headers["content-type"]
 
     @bentoml.api
-    async def hold(self, seconds: float) -> float:
-        """Take a while."""
+    async def hold(self) -> None:
+        """Wait until it is let go."""
         with self.tally:
-            await asyncio.sleep(seconds)
-        return seconds
+            await self.free.wait()
+
+    @bentoml.api
+    async def let_go(self) -> None:
+        """Let every `hold` go."""
+        self.free.set()
+        self.free = asyncio.Event()
 
     @bentoml.api
     async def held(self) -> dict[str, int]:
@@ -140,6 +161,7 @@ class Letters:
         {"name": "BUILD_ONLY", "value": "x", "stage": "build"},
     ],
 )
+@bentoml.asgi_app(bare, path="/bare")
 @bentoml.asgi_app(web, path="/web")
 class Everything:
     """The entry service."""
@@ -149,13 +171,9 @@ class Everything:
     def __init__(self) -> None:
         event("init")
         break_at("init")
-        if BREAK == "init-exit":
-            sys.exit("left in init")
         self.asleep = Tally()
         self.thinking = Tally()
         self.alive = self.ready = True
-        # A blocking call to the inner service, on the event loop.
-        self.greeting = self.letters.shout("hello") if os.environ.get("ASK_IN_INIT") else ""
 
     @bentoml.on_deployment
     @staticmethod
@@ -190,11 +208,14 @@ class Everything:
             "pid": os.getpid(),
             "cwd": os.getcwd(),
             "data": Path("data.txt").read_text().strip(),
-            "environ": dict(os.environ),
             "at_import": DEFAULTS_AT_IMPORT,
             "events": EVENTS,
-            "greeting": self.greeting,
         }
+
+    @bentoml.api
+    async def environment(self) -> dict[str, str]:
+        """Return all environment variables."""
+        return dict(os.environ)
 
     @bentoml.api
     async def health(self, alive: bool, ready: bool) -> None:
@@ -268,11 +289,6 @@ class Everything:
         return self.letters.shout(text=text)
 
     @bentoml.api
-    async def shout_on_the_loop(self, text: str) -> str:
-        """Ask the inner service by a blocking call on the event loop: bad, but it works in BentoML."""
-        return self.letters.shout(text=text)
-
-    @bentoml.api
     async def one_by_one(self, text: str) -> AsyncGenerator[str, None]:
         """Stream what the inner service streams."""
         async for letter in self.letters.one_by_one(text=text):
@@ -288,28 +304,12 @@ class Everything:
         }
 
     @bentoml.api
-    async def hold(self, seconds: float) -> float:
+    async def hold(self) -> None:
         """Wait for the inner service."""
-        return await self.letters.hold(seconds=seconds)
+        await self.letters.hold()
 
 
 Everything.add_asgi_middleware(Stamp, value="by the user")
-
-
-@web.get("/raise/{kind}")
-async def raise_error(kind: str) -> None:
-    """Raise where nothing but the middlewares would notice."""
-    raise {"timeout": TimeoutError, "runtime": RuntimeError}[kind]("raised in a mounted app")
-
-
-@web.get("/cling")
-async def cling() -> str:
-    """Answer all the same when cancelled."""
-    try:
-        await asyncio.sleep(60)
-    except asyncio.CancelledError:
-        return "too late"
-    return "slept"
 
 
 @web.get("/path")

@@ -1,1 +1,3 @@
+"""What differs between the versions; the tests write it anew for each."""
+
 VERSION = "one"

@@ -1,0 +1,1 @@
+"""The tests; they mirror `ray_canary/`, and `e2e/` runs the whole."""

@@ -1,0 +1,1 @@
+"""End to end: real Bentos, a real local Ray, real HTTP clients."""

@@ -1,0 +1,79 @@
+"""A local Ray of the tests' own in each mode, and real Bentos for it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_canary.serving import local
+from tests.e2e.deployments import HTTP_PORT, OFFSET
+from tests.e2e.harness import RealCluster, build_bento
+
+#: Shorter than Serve's own, so that a test does not wait half a minute for each replica that goes.
+DRAIN = {
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "2",
+}
+
+
+@pytest.fixture(scope="session")
+def bentos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BENTOML_HOME with the test Bentos: three builds of `probe`, and one that fails to import."""
+    home = tmp_path_factory.mktemp("bentoml")
+    for version in ("v1", "v2", "v3"):
+        build_bento(home, "probe", version)
+    return home
+
+
+def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
+    settings = local.Local(
+        name=f"ray-canary-tests-{OFFSET}",
+        cpus=32,
+        memory_bytes=200 * 2**30,
+        haproxy=haproxy,
+        port=26379 + OFFSET,
+        dashboard_port=28265 + OFFSET,
+        client_port=26001 + OFFSET,
+        http_port=HTTP_PORT,
+        arguments=(f"--dashboard-agent-listen-port={26365 + OFFSET}",),
+        environment={
+            **DRAIN,
+            "BENTOML_HOME": str(home),
+            "BENTOML_DO_NOT_TRACK": "True",
+            local.HAPROXY_STATS_PORT: str(28404 + OFFSET),
+            local.HAPROXY_METRICS_PORT: str(29101 + OFFSET),
+        },
+    )
+    local.down(settings.name)
+    local.up(settings)
+    return RealCluster(home, work, settings)
+
+
+@pytest.fixture(scope="module", params=["haproxy", "proxy"])
+def either(
+    request: pytest.FixtureRequest, bentos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealCluster]:
+    """A cluster behind HAProxy, and then one behind Serve's own proxy."""
+    work = tmp_path_factory.mktemp("work")
+    cluster = _start(bentos, work, haproxy=request.param == "haproxy")
+    yield cluster
+    local.down(cluster.local.name)
+    shutil.rmtree(work)
+
+
+@pytest.fixture(scope="module")
+def shared(bentos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    """A cluster behind HAProxy, for all tests of a module."""
+    work = tmp_path_factory.mktemp("work")
+    cluster = _start(bentos, work, haproxy=True)
+    yield cluster
+    local.down(cluster.local.name)
+    shutil.rmtree(work)
+
+
+@pytest.fixture
+def cluster(shared: RealCluster) -> Iterator[RealCluster]:
+    """The module's cluster, with nothing on it at first and at last."""
+    yield shared
+    shared.clear()

@@ -1,0 +1,141 @@
+"""A local Ray for tests, and what a user would do with it: `serve deploy`, `ray-canary`, HTTP."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from ray_canary.serving import local
+from ray_canary.serving.cluster import Cluster
+from ray_canary.serving.state import OnCluster
+
+ROOT = Path(__file__).parents[2]
+BENTOS = Path(__file__).parent / "bentos"
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60, every_s: float = 0.1) -> Any:
+    """Wait until `condition()` is true and return what it returned; fail with `what` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"after {timeout_s:g} s, still not: {what}"
+        time.sleep(every_s)
+    return value
+
+
+def build_bento(home: Path, project: str, version: str) -> str:
+    """Build a test Bento with the real bentoml and return its tag."""
+    environment = {
+        **os.environ,
+        "BENTOML_HOME": str(home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-P", "-m", "bentoml", "build", str(BENTOS / project), "--version", version]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return f"{project}:{version}"
+
+
+@dataclass
+class RealCluster:
+    """A local Ray of the tests' own, on ports of its own."""
+
+    home: Path
+    work: Path
+    local: local.Local
+    _names: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Where Serve answers."""
+        return f"http://127.0.0.1:{self.local.http_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a user's shell on this cluster."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {
+            **os.environ,
+            "PATH": path,
+            "RAY_DASHBOARD_ADDRESS": self.local.address,
+            "BENTOML_HOME": str(self.home),
+            "COLUMNS": "200",
+        }
+
+    def run(self, *command: str, code: int | None = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+        """Run a command as a user would; `code` is the exit code that it must have (None: any)."""
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.work, capture_output=True, text=True, timeout=timeout_s
+        )
+        assert code is None or done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def canary(self, *arguments: str, code: int | None = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+        """Run `ray-canary`."""
+        return self.run("ray-canary", *arguments, code=code, timeout_s=timeout_s)
+
+    def write(self, name: str, content: Mapping[str, Any] | str) -> str:
+        """Write a file into the user's folder and return its path."""
+        text = content if isinstance(content, str) else yaml.safe_dump(dict(content), sort_keys=False)
+        (self.work / name).write_text(text)
+        return str(self.work / name)
+
+    def build(self, deployment: Mapping[str, Any]) -> str:
+        """Compile a Deployment file to a Serve config and return its path."""
+        file = self.write("deployment.yaml", deployment)
+        self.canary("build", "-f", file, "-o", "canary.yaml")
+        return str(self.work / "canary.yaml")
+
+    def serve_deploy(self, config: str) -> float:
+        """Run plain `serve deploy`; return the moment when it had been accepted (monotonic s)."""
+        self.run("serve", "deploy", config)
+        return time.monotonic()
+
+    def state(self) -> OnCluster:
+        """Return what Serve runs."""
+        return Cluster(self.local.address).state()
+
+    def pids(self, application: str, deployment: str | None = None) -> set[int]:
+        """Return the pids of an application's running replicas."""
+        found = self.state().applications.get(application)
+        return {
+            replica.pid
+            for one in (found.deployments.values() if found else ())
+            for replica in one.replicas
+            if replica.state == "RUNNING" and replica.pid and deployment in (None, one.name)
+        }
+
+    def until_ready(self, name: str, *, timeout_s: float = 90) -> None:
+        """Wait until every target of a Deployment is ready and its ingress answers with the effective weights."""
+
+        def ready() -> bool:
+            live = self.state().live().get(name)
+            if live is None or not live.ingress.deployments:
+                return False
+            ingress = live.ingress.deployments["Ingress"]
+            return ingress.settled and ingress.running > 0 and all(target.ready for target in live.targets.values())
+
+        wait_for(ready, f"Deployment {name} is ready", timeout_s)
+        wait_for(lambda: self._answers("/livez"), "it answers over HTTP", 30)
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return httpx.get(f"{self.url}{path}", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def clear(self) -> None:
+        """Take everything off the cluster and wait until it is gone."""
+        self._submit_nothing()
+        wait_for(lambda: not self.state().applications, "the cluster is empty", 120)
+
+    def _submit_nothing(self) -> None:
+        if self.state().applications:
+            Cluster(self.local.address).submit({"applications": []})

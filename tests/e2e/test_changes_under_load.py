@@ -1,0 +1,125 @@
+"""The promise above all others: no change to one version disturbs a request of another."""
+
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from ray_canary.splitter import Splitter
+from tests.e2e.deployments import probe
+from tests.e2e.harness import RealCluster, wait_for
+from tests.e2e.load import Load, Sent
+
+CLIENTS = 4
+#: A version that takes this long to start must make nobody wait (a naive ingress makes some wait for all of it).
+SLOW_START_S = 20
+#: No request may take longer, end to end, whatever changes. The machine has two cores for everything.
+LONGEST_S = 5.0
+STREAM_S = 60
+
+
+class Stream:
+    """A long stream that is under way while things change."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url, self.key = url, key
+        self.lines = 0
+        self.version = ""
+        self.error = ""
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        body = {"count": STREAM_S * 2, "every_s": 0.5}
+        try:
+            with httpx.stream("POST", f"{self.url}/ticks?feature={self.key}", json=body, timeout=30) as response:
+                self.version = response.headers["x-bento-version"]
+                for line in response.iter_lines():
+                    self.lines += bool(line)
+        except httpx.HTTPError as error:
+            self.error = f"{type(error).__name__}: {error}"
+
+    def assert_whole(self) -> None:
+        self._thread.join(STREAM_S * 2)
+        assert (self.error, self.lines) == ("", STREAM_S * 2), f"the stream of {self.version} was cut off"
+
+
+def key_of(splitter: Splitter, version: str) -> str:
+    """Find a key that belongs to `version`."""
+    return next(key for key in map(str, range(10_000)) if splitter.choose(key.encode()) == version)
+
+
+def split(weights: dict[str, int]) -> Splitter:
+    return Splitter({"main": 100 - sum(weights.values()), **weights}, "probe")
+
+
+def wrong(sent: list[Sent], splitter: Splitter, since: float) -> list[Sent]:
+    """Return the requests that were sent after `since` and not answered by the version that their key belongs to."""
+    return [one for one in sent if one.at >= since and one.version != splitter.choose(one.key.encode())]
+
+
+@pytest.mark.parametrize("ingress_replicas", [1, 2])
+@pytest.mark.timeout(420)
+def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
+    either: RealCluster, ingress_replicas: int, record_property: Any
+) -> None:
+    cluster = either
+
+    def deploy(weights: dict[str, int], **envs: dict[str, str]) -> float:
+        file = probe(weights, envs=envs, ingress_replicas=ingress_replicas)
+        return cluster.serve_deploy(cluster.build(file))
+
+    slow = {"PROBE_START_S": str(SLOW_START_S)}
+    deploy({"a": 30})
+    cluster.until_ready("probe")
+    ingress, main, a = (cluster.pids(name) for name in ("probe", "probe-main", "probe-canary-a"))
+    streams = [Stream(cluster.url, key_of(split({"a": 60}), version)) for version in ("main", "a")]
+    make = lambda number: httpx.Request("POST", f"{cluster.url}/who?feature={number}", json={})  # noqa: E731
+    with Load(cluster.url, make, clients=CLIENTS) as load:
+        time.sleep(2)  # the idle baseline
+        idle = max(one.took for one in load.sent)
+
+        put = deploy({"a": 60})
+        time.sleep(3)
+        late = wrong(load.sent, split({"a": 60}), put + 1.0)
+        assert not late, f"{len(late)} requests met the old weights 1 s after the PUT: {late[0]}"
+
+        deploy({"a": 30, "b": 30}, b=slow)
+        wait_for(lambda: load.shares(time.monotonic() - 1)["b"], "b joins the split", 60)
+        joined = time.monotonic()
+        assert not [one for one in load.sent if one.version == "b" and one.reason != "keyed"]
+        b = cluster.pids("probe-canary-b")
+
+        deploy({"a": 30, "b": 30}, b=slow, a={"PROBE_OTHER": "1"})
+        replaced = lambda: cluster.pids("probe-canary-a", "Probe").isdisjoint(a)  # noqa: E731
+        wait_for(replaced, "a runs with its new environment", 60)
+        new_a = cluster.pids("probe-canary-a")
+
+        deploy({"b": 30}, b=slow)
+        wait_for(lambda: "probe-canary-a" not in split_of(cluster), "a is out of the split", 30)
+        time.sleep(3)
+        end = time.monotonic()
+        assert not wrong(load.sent, split({"b": 30}), end - 1.5)
+
+    longest = load.longest()
+    record_property("idle_longest_s", idle)
+    record_property("longest_s", longest.took)
+    print(f"\nrequests: {len(load.sent)}, longest: {longest.took:.2f} s, idle: {idle:.2f} s, b joined at {joined:.0f}")
+    assert not load.failures, f"{len(load.failures)} of {len(load.sent)} failed, the first: {load.failures[0]}"
+    assert longest.took < LONGEST_S
+    for stream in streams:
+        stream.assert_whole()
+    assert {stream.version for stream in streams} == {"main", "a"}
+    assert cluster.pids("probe") == ingress
+    assert cluster.pids("probe-main") == main
+    assert cluster.pids("probe-canary-b") == b
+    assert new_a.isdisjoint(a) or len(new_a & a) == 1  # `Letters` has the same environment and keeps its replica
+    cluster.clear()
+
+
+def split_of(cluster: RealCluster) -> list[str]:
+    """Return the applications that the ingress sends requests to."""
+    live = cluster.state().live()["probe"]
+    return [str(target.application) for target in live.settings.targets.values()]

@@ -1,0 +1,482 @@
+"""Which target answers, and what happens when it can't: the four cases of `Dispatcher.answer`."""
+
+import asyncio
+import pickle
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from ray_canary.serving.dispatch import Answer, Reason, Unanswered
+from ray_canary.serving.transport import Broken
+from ray_canary.serving.wire import HeaderList, Request, Withdrawn
+from ray_canary.splitter import Splitter
+from tests.unit.serving.fakes import (
+    BREAKS,
+    FULL,
+    REFUSES,
+    SILENT,
+    FakeTransport,
+    Script,
+    World,
+    head,
+    request,
+    run,
+    target_config,
+    user_config,
+)
+
+SOON_S = 0.01
+"""A wait or a timeout that a test lets run out."""
+
+
+def world(a: FakeTransport | None = None, main: FakeTransport | None = None, **given: Any) -> World:
+    """Return a Deployment whose canary `a` is given every request."""
+    return World({"main": main or FakeTransport(), "a": a or FakeTransport()}, user_config({"a": 100}, **given))
+
+
+def only_main(main: FakeTransport, **given: Any) -> World:
+    return World({"main": main}, user_config({}, **given))
+
+
+async def answer(here: World, asked: Request | None = None, spent_s: float = 0.0) -> Answer:
+    """Dispatch a request that arrived `spent_s` ago."""
+    return await here.dispatcher.answer(asked or request(), asyncio.get_running_loop().time() - spent_s)
+
+
+async def refusal(here: World, spent_s: float = 0.0) -> Unanswered:
+    with pytest.raises(Unanswered) as caught:
+        await answer(here, spent_s=spent_s)
+    return caught.value
+
+
+def verdict(error: Unanswered) -> tuple[int, str, str]:
+    return error.status, error.target, error.reason
+
+
+# Choosing -------------------------------------------------------------------------------------------------------------
+
+
+def chooser(route_type: str, route_by: str | None = None) -> World:
+    config = user_config({"a": 20, "b": 30}, split={"route_type": route_type, "route_by": route_by})
+    return World({key: FakeTransport() for key in ("main", "a", "b")}, config)
+
+
+def test_a_random_split_hits_the_weights_in_each_hundred_requests() -> None:
+    here = chooser("random")
+    chosen = [here.dispatcher.choose(request(b"feature=x")) for _ in range(300)]
+    for start in (0, 100, 200):
+        assert Counter(key for key, _ in chosen[start : start + 100]) == {"main": 50, "a": 20, "b": 30}
+    assert {reason for _, reason in chosen} == {Reason.RANDOM}
+    assert here.observer.missing == 0
+
+
+def test_a_random_split_ignores_a_route_by() -> None:
+    here = chooser("random", "feature")
+    assert here.dispatcher.header_name == b""
+    assert len({here.dispatcher.choose(request(b"feature=x")) for _ in range(100)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("route_type", "route_by", "query", "headers", "key"),
+    [
+        ("header", "X-User-ID", b"", [(b"x-user-id", b"user123")], b"user123"),
+        ("header", "x-user-id", b"", [(b"x-user-id", b" user123 "), (b"x-user-id", b"other")], b"user123"),
+        ("header", "X-USER-ID", b"x-user-id=no", [(b"x-user-id", b"J\xfcrgen")], b"J\xfcrgen"),
+        ("query", "feature", b"feature=test&feature=other", [], b"test"),
+        ("query", "feature", b"Feature=no&%66eature=a+%C3%BC", [(b"feature", b"no")], "a ü".encode()),
+        ("query", "größe", b"gr%C3%B6%C3%9Fe=9", [], b"9"),
+        ("query", "feature", b"feature=" + b"k" * 10_240, [], b"k" * 10_240),
+    ],
+)
+def test_a_keyed_split_gives_a_key_the_target_that_the_splitter_gives_it(
+    route_type: str, route_by: str, query: bytes, headers: HeaderList, key: bytes
+) -> None:
+    here = chooser(route_type, route_by)
+    expected = Splitter({"main": 50, "a": 20, "b": 30}, "d").choose(key)
+    assert {here.dispatcher.choose(request(query, headers)) for _ in range(50)} == {(expected, Reason.KEYED)}
+    assert here.observer.missing == 0
+
+
+@pytest.mark.parametrize(
+    ("route_type", "query", "headers"),
+    [
+        ("header", b"x-user-id=u1", []),
+        ("header", b"", [(b"x-user-id", b"")]),
+        ("header", b"", [(b"x-user-id", b" \t"), (b"x-user-id", b"u2")]),
+        ("query", b"", [(b"x-user-id", b"u1")]),
+        ("query", b"x-user-id=", []),
+        ("query", b"x-user-id", []),
+        ("query", b"X-USER-ID=u1", []),
+    ],
+)
+def test_a_request_without_a_key_is_split_at_random_and_counted(
+    route_type: str, query: bytes, headers: HeaderList
+) -> None:
+    here = chooser(route_type, "x-user-id")
+    chosen = [here.dispatcher.choose(request(query, headers)) for _ in range(100)]
+    assert Counter(key for key, _ in chosen) == {"main": 50, "a": 20, "b": 30}
+    assert {reason for _, reason in chosen} == {Reason.NO_KEY}
+    assert here.observer.missing == 100
+
+
+def test_the_header_that_the_split_goes_by_is_known_in_lower_case() -> None:
+    assert chooser("header", "X-User-ID").dispatcher.header_name == b"x-user-id"
+    assert chooser("query", "feature").dispatcher.header_name == b""
+
+
+def test_the_arm_and_not_the_key_of_a_target_seeds_its_hash() -> None:
+    targets = {"main": target_config("a"), "a": target_config("main")}
+    split = {"route_type": "query", "route_by": "q"}
+    config = user_config({"a": 50}, split=split, targets=targets)
+    swapped = World({"main": FakeTransport(), "a": FakeTransport()}, config)
+    usual = Splitter({"main": 50, "a": 50}, "d")
+    for number in range(100):
+        key, _ = swapped.dispatcher.choose(request(b"q=%d" % number))
+        assert key != usual.choose(b"%d" % number)
+
+
+# Case 1: the chosen target is ready and answers -----------------------------------------------------------------------
+
+
+def test_the_chosen_target_answers_if_it_is_ready() -> None:
+    async def test() -> None:
+        here = world()
+        got = await answer(here)
+        assert (got.target.key, got.reason, got.head.body) == ("a", Reason.RANDOM, b"answer")
+        assert not here.transports["main"].calls
+        assert not here.transports["a"].calls[0].cancelled
+
+    run(test())
+
+
+def test_an_answer_stays_in_flight_until_its_body_has_been_passed_on() -> None:
+    async def test() -> None:
+        here = world()
+        for count in (1, 2, 3):
+            await answer(here)
+            assert here.targets["a"].in_flight == count
+
+    run(test())
+
+
+def test_the_time_until_a_request_was_sent_is_reported_once_for_each_target() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(FULL), target_wait_s=SOON_S)
+        await answer(here)
+        assert [target for target, _ in here.observer.waits] == ["a", "main"]
+        assert all(seconds >= 0 for _, seconds in here.observer.waits)
+        assert here.observer.waits[0][1] >= SOON_S / 2
+
+    run(test())
+
+
+# Case 2: a canary isn't ready, or takes nothing in time ---------------------------------------------------------------
+
+
+def test_main_answers_for_a_canary_that_is_not_ready() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(routable=0))
+        got = await answer(here)
+        assert (got.target.key, got.reason) == ("main", Reason.FAILOVER)
+        assert here.observer.failovers == ["a"]
+        assert not here.transports["a"].calls
+
+    run(test())
+
+
+@pytest.mark.parametrize("script", [FULL, REFUSES], ids=["takes nothing in time", "refuses"])
+def test_main_answers_for_a_canary_that_took_nothing(script: Script) -> None:
+    async def test() -> None:
+        here = world(FakeTransport(script), target_wait_s=SOON_S)
+        got = await answer(here, request(b"q=1", [(b"x-a", b"1")], b"body"))
+        assert (got.target.key, got.reason) == ("main", Reason.FAILOVER)
+        assert here.observer.failovers == ["a"]
+        assert (here.targets["a"].in_flight, here.targets["main"].in_flight) == (0, 1)
+        left, taken = here.transports["a"].calls[0], here.transports["main"].calls[0]
+        assert left.cancelled
+        assert taken.received is not None
+        assert (taken.received.query, taken.received.headers, taken.received.body) == (
+            b"q=1",
+            [(b"x-a", b"1")],
+            b"body",
+        )
+        with pytest.raises(Withdrawn):
+            pickle.dumps(left.request)
+
+    run(test())
+
+
+def test_a_request_that_was_sent_is_never_answered_elsewhere_however_long_it_waits() -> None:
+    async def test() -> None:
+        event = asyncio.Event()
+        here = world(FakeTransport(SILENT), target_wait_s=SOON_S)
+        waiting = asyncio.ensure_future(answer(here))
+        await here.transports["a"].next_call()
+        asyncio.get_running_loop().call_later(5 * SOON_S, event.set)
+        await event.wait()
+        assert not waiting.done()
+        assert not here.transports["main"].calls
+        waiting.cancel()
+
+    run(test())
+
+
+# Case 3: main takes nothing, or has no room ---------------------------------------------------------------------------
+
+
+def test_main_not_ready_is_a_503_and_its_share_is_never_given_to_a_canary() -> None:
+    async def test() -> None:
+        here = World({"main": FakeTransport(routable=0), "a": FakeTransport()}, user_config({"a": 0}))
+        error = await refusal(here)
+        assert verdict(error) == (503, "main", "random")
+        assert str(error) == "Service Unavailable: main is not ready"
+        assert not here.transports["a"].calls
+        assert here.observer.failovers == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("script", [FULL, REFUSES], ids=["takes nothing in time", "refuses"])
+def test_main_taking_nothing_is_a_503(script: Script) -> None:
+    async def test() -> None:
+        here = only_main(FakeTransport(script), target_wait_s=SOON_S)
+        error = await refusal(here)
+        assert verdict(error) == (503, "main", "random")
+        assert str(error).startswith("Service Unavailable: main took no request: ")
+        assert len(here.transports["main"].calls) == 1
+        assert here.in_flight == 0
+
+    run(test())
+
+
+@pytest.mark.parametrize("canary", [FakeTransport, lambda: FakeTransport(FULL)])
+def test_a_canary_and_main_both_down_are_a_503_in_the_canarys_name(canary: Any) -> None:
+    async def test() -> None:
+        here = world(canary(), FakeTransport(routable=0), target_wait_s=SOON_S)
+        here.transports["a"].routable = 0
+        assert verdict(await refusal(here)) == (503, "a", "failover")
+        assert here.observer.failovers == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("script", [FULL, REFUSES], ids=["takes nothing in time", "refuses"])
+def test_main_taking_nothing_of_a_canarys_is_a_503_in_the_canarys_name(script: Script) -> None:
+    async def test() -> None:
+        here = world(FakeTransport(FULL), FakeTransport(script), target_wait_s=SOON_S)
+        error = await refusal(here)
+        assert verdict(error) == (503, "a", "failover")
+        assert "a is not ready, and main took no request" in str(error)
+        assert here.in_flight == 0
+        assert all(call.cancelled for way in here.transports.values() for call in way.calls)
+
+    run(test())
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 5])
+def test_main_takes_a_canarys_requests_into_spare_capacity_only(spare: int) -> None:
+    async def test() -> None:
+        targets = {"main": target_config(capacity=5), "a": target_config("a")}
+        here = world(FakeTransport(routable=0), targets=targets)
+        here.targets["main"].in_flight = 5 - spare
+        for _ in range(spare):
+            await answer(here)
+        error = await refusal(here)
+        assert verdict(error) == (503, "a", "failover")
+        assert str(error) == "Service Unavailable: a is not ready, and main has no room for its requests"
+        assert len(here.observer.failovers) == spare
+        assert here.targets["main"].in_flight == 5
+
+    run(test())
+
+
+def test_main_has_room_for_its_own_requests_however_many_there_are() -> None:
+    async def test() -> None:
+        here = only_main(FakeTransport(), targets={"main": target_config(capacity=1)})
+        for _ in range(10):
+            await answer(here)
+        assert here.in_flight == 10
+
+    run(test())
+
+
+# Case 4: the target has the request -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["main", "a"])
+def test_a_target_that_breaks_with_a_request_is_a_502_and_nobody_else_gets_it(target: str) -> None:
+    async def test() -> None:
+        weight = 100 if target == "a" else 0
+        ways = {key: FakeTransport(*[BREAKS] * (key == target)) for key in ("main", "a")}
+        here = World(ways, user_config({"a": weight}))
+        error = await refusal(here)
+        assert verdict(error) == (502, target, "random")
+        assert str(error) == f"Bad Gateway: {target} broke: ActorDiedError: gone"
+        assert isinstance(error.__cause__, Broken)
+        assert len(ways[target].calls) == 1
+        assert not ways["main" if target == "a" else "a"].calls
+        assert here.in_flight == 0
+
+    run(test())
+
+
+def test_main_breaking_with_a_canarys_request_is_a_502_in_mains_name() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(routable=0), FakeTransport(BREAKS))
+        assert verdict(await refusal(here)) == (502, "main", "failover")
+        assert here.in_flight == 0
+
+    run(test())
+
+
+def late(timeout_s: float, **given: Any) -> dict[str, Any]:
+    """Return targets that give a response that long."""
+    return {key: target_config(key, timeout_s=timeout_s, **given) for key in ("main", "a")}
+
+
+def test_no_first_byte_in_time_is_a_504_and_nobody_else_gets_the_request() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(SILENT), targets=late(SOON_S))
+        error = await refusal(here)
+        assert verdict(error) == (504, "a", "random")
+        assert str(error) == "Not able to process the request in 0.01 seconds"
+        assert here.transports["a"].calls[0].cancelled
+        assert not here.transports["main"].calls
+        assert here.in_flight == 0
+
+    run(test())
+
+
+def test_time_spent_before_the_dispatch_counts() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(SILENT), targets=late(60))
+        assert verdict(await refusal(here, spent_s=60 - SOON_S)) == (504, "a", "random")
+        assert len(here.transports["a"].calls) == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize("spent_s", [60.0, 60.1, 3600.0])
+def test_a_request_whose_time_is_over_is_not_sent_at_all(spent_s: float) -> None:
+    async def test() -> None:
+        here = world(targets=late(60))
+        assert verdict(await refusal(here, spent_s=spent_s)) == (504, "a", "random")
+        assert not here.transports["a"].calls
+        assert here.in_flight == 0
+
+    run(test())
+
+
+def test_time_that_runs_out_before_the_wait_for_a_replica_is_a_504_and_the_request_is_never_sent() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(FULL), targets=late(SOON_S), target_wait_s=60)
+        assert verdict(await refusal(here)) == (504, "a", "random")
+        with pytest.raises(Withdrawn):
+            pickle.dumps(here.transports["a"].calls[0].request)
+
+    run(test())
+
+
+def test_the_time_a_canary_took_is_gone_when_main_answers_for_it() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(FULL), FakeTransport(SILENT), targets=late(3 * SOON_S), target_wait_s=SOON_S)
+        began = asyncio.get_running_loop().time()
+        assert verdict(await refusal(here)) == (504, "main", "failover")
+        assert asyncio.get_running_loop().time() - began < 1
+
+    run(test())
+
+
+def test_no_timer_is_left_when_a_request_is_answered() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(Script(answer=head(more=True))), target_wait_s=SOON_S)
+        got = await answer(here)
+        over = asyncio.Event()
+        asyncio.get_running_loop().call_later(3 * SOON_S, over.set)
+        await over.wait()
+        assert not here.transports["a"].calls[0].cancelled
+        assert got.head.more
+
+    run(test())
+
+
+# Targets at zero replicas ---------------------------------------------------------------------------------------------
+
+
+def sleeping(script: Script, **given: Any) -> World:
+    a = FakeTransport(script, routable=0, seen=True)
+    targets = {"main": target_config(), "a": target_config("a", scales_to_zero=True, **given)}
+    return world(a, targets=targets, target_wait_s=SOON_S)
+
+
+def test_a_request_that_wakes_a_target_waits_longer_than_others_and_than_the_bentos_own_time() -> None:
+    async def test() -> None:
+        here = sleeping(SILENT, timeout_s=SOON_S, cold_start_timeout_s=60)
+        waiting = asyncio.ensure_future(answer(here))
+        over = asyncio.Event()
+        asyncio.get_running_loop().call_later(5 * SOON_S, over.set)
+        await over.wait()
+        assert not waiting.done()
+        waiting.cancel()
+
+    run(test())
+
+
+def test_a_target_that_does_not_wake_in_time_gives_its_request_to_main() -> None:
+    async def test() -> None:
+        got = await answer(sleeping(FULL, cold_start_timeout_s=SOON_S))
+        assert (got.target.key, got.reason) == ("main", Reason.FAILOVER)
+
+    run(test())
+
+
+def test_a_target_that_woke_and_does_not_answer_is_a_504() -> None:
+    async def test() -> None:
+        error = await refusal(sleeping(SILENT, timeout_s=SOON_S, cold_start_timeout_s=SOON_S))
+        assert verdict(error) == (504, "a", "random")
+        assert str(error) == "Not able to process the request in 0.02 seconds"
+
+    run(test())
+
+
+def test_a_target_that_never_started_is_not_asleep_so_main_answers_at_once() -> None:
+    async def test() -> None:
+        here = sleeping(SILENT)
+        here.transports["a"].seen = False
+        got = await answer(here)
+        assert got.target.key == "main"
+        assert not here.transports["a"].calls
+
+    run(test())
+
+
+def test_a_sleeping_main_takes_one_of_a_canarys_requests_at_a_time() -> None:
+    async def test() -> None:
+        targets = {"main": target_config(scales_to_zero=True), "a": target_config("a")}
+        here = world(FakeTransport(routable=0), FakeTransport(routable=0), targets=targets)
+        assert (await answer(here)).target.key == "main"
+        assert (await refusal(here)).status == 503
+
+    run(test())
+
+
+# Many at once ---------------------------------------------------------------------------------------------------------
+
+
+def test_many_requests_at_once_are_each_sent_exactly_once_and_leave_nothing_in_flight() -> None:
+    async def test() -> None:
+        scripts = [FULL, BREAKS, Script(answer=head()), REFUSES, SILENT] * 20
+        targets = {"main": target_config(capacity=1000), "a": target_config("a", timeout_s=5 * SOON_S)}
+        here = world(FakeTransport(*scripts), targets=targets, target_wait_s=SOON_S)
+        outcomes = await asyncio.gather(*(answer(here) for _ in scripts), return_exceptions=True)
+        kinds = Counter(
+            outcome.target.key if isinstance(outcome, Answer) else getattr(outcome, "status", outcome)
+            for outcome in outcomes
+        )
+        assert kinds == {"main": 40, "a": 20, 502: 20, 504: 20}
+        received = [call for way in here.transports.values() for call in way.calls if call.received]
+        assert len(received) == len(scripts)
+        assert here.in_flight == 60, "the answers' bodies have not been passed on yet"
+
+    run(test())
