@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray_canary.errors import ClusterError
 from ray_canary.serving.compile import Config
+from ray_canary.serving.local import token_exists
 from ray_canary.serving.state import OnCluster
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -64,8 +64,7 @@ class Cluster:
 
 def _use_token() -> None:
     """Turn Ray's token mode on where there is a token: without it, a cluster in token mode refuses us."""
-    token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if "RAY_AUTH_MODE" not in os.environ and (token or (Path.home() / ".ray" / "auth_token").exists()):
+    if "RAY_AUTH_MODE" not in os.environ and token_exists():
         os.environ["RAY_AUTH_MODE"] = "token"
 
 

@@ -67,8 +67,10 @@ class BentoHost:
                 await self._clean_up()
 
     async def _clean_up(self) -> None:
-        await self._bridge.stop()
-        self._folder.remove()
+        try:
+            await self._bridge.stop()
+        finally:
+            self._folder.remove()
 
     @staticmethod
     def connect(handle: DeploymentHandle[Any]) -> Transport:

@@ -100,6 +100,17 @@ def runs(name: str = "local") -> bool:
     return any(processes_of(name))
 
 
+def token_mode() -> bool:
+    """Return whether a Ray started here asks for a token: where Ray has made one before, it does."""
+    return os.environ.get("RAY_AUTH_MODE", "token" if token_exists() else "disabled") == "token"
+
+
+def token_exists() -> bool:
+    """Return whether there is a token of Ray's for this user."""
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
+
+
 def haproxy_exists() -> bool:
     """Return whether Ray's HAProxy runs here, which it does on Linux."""
     return sys.platform == "linux"

@@ -8,7 +8,7 @@ import pytest
 
 from ray_canary.serving import local
 from tests.e2e.deployments import HTTP_PORT, OFFSET
-from tests.e2e.harness import RealCluster, build_bento
+from tests.e2e.harness import AUTH, RealCluster, build_bento
 
 #: Shorter than Serve's own, so that a test does not wait half a minute for each replica that goes.
 DRAIN = {
@@ -38,6 +38,7 @@ def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
         http_port=HTTP_PORT,
         arguments=(f"--dashboard-agent-listen-port={26365 + OFFSET}",),
         environment={
+            **AUTH,
             **DRAIN,
             "BENTOML_HOME": str(home),
             "BENTOML_DO_NOT_TRACK": "True",

@@ -19,6 +19,9 @@ from ray_canary.serving.state import OnCluster
 ROOT = Path(__file__).parents[2]
 BENTOS = Path(__file__).parent / "bentos"
 
+#: Whether Ray asks for a token depends on whether it ever made one on this machine; the tests' cluster asks for none.
+AUTH = {"RAY_AUTH_MODE": "disabled"}
+
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60, every_s: float = 0.1) -> Any:
     """Wait until `condition()` is true and return what it returned; fail with `what` when the time is over."""
@@ -65,6 +68,7 @@ class RealCluster:
             **os.environ,
             "PATH": path,
             "RAY_DASHBOARD_ADDRESS": self.local.address,
+            **AUTH,
             "BENTOML_HOME": str(self.home),
             "COLUMNS": "200",
         }

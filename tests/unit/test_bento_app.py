@@ -724,7 +724,8 @@ def test_an_app_that_is_cancelled_by_others_is_not_answered() -> None:
 
 # --- BentoML's private corners ---
 
-imports_bentoml = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+#: What BentoML itself imports and defines is deprecated by others.
+imports_bentoml = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @imports_bentoml

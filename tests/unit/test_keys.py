@@ -3,7 +3,7 @@
 from urllib.parse import parse_qsl, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_canary.keys import header_key, query_key
@@ -100,12 +100,16 @@ def first_by_parse_qsl(query: bytes, name: bytes) -> bytes | None:
     return next(values, "").encode("latin-1") or None
 
 
+NAMES = [b"f", b"f+", b"+", b" ", b"%66", b"ff"]
+SPELLINGS = [*NAMES, b"F", b"f%2B", b"f%2b", b"%2B", b"%20", b"%2566"]
+PAIRS = st.lists(
+    st.builds(b"%s%s%s".__mod__, st.tuples(st.sampled_from(SPELLINGS), st.sampled_from([b"=", b""]), st.binary()))
+)
 TRICKY = st.lists(st.sampled_from([b"f", b"F", b"%66", b"=", b"&", b"+", b"%", b"%2B", b"%3d", b" ", b"\xff", b"%00"]))
 
 
-@given(
-    query=st.one_of(TRICKY.map(b"".join), st.binary()), name=st.sampled_from([b"f", b"f+", b"+", b" ", b"%66", b"ff"])
-)
+@settings(deadline=None, max_examples=500)
+@given(st.one_of(PAIRS.map(b"&".join), TRICKY.map(b"".join), st.binary()), st.sampled_from(NAMES))
 def test_a_query_key_is_what_parse_qsl_finds_first_in_any_query(query: bytes, name: bytes) -> None:
     assert query_key(query, name) == first_by_parse_qsl(query, name)
 

@@ -25,7 +25,8 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine, and fail if it hangs or leaves a task behind."""
 
     async def whole() -> T:
-        result = await asyncio.wait_for(coroutine, PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            result = await coroutine
         await settle()
         assert not others(), "tasks are left pending"
         return result
