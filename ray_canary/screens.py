@@ -257,7 +257,7 @@ def local_up(started: local.Local) -> None:
             f"machine has {cores} and {memory / 2**30:.0f} GiB, and replicas share what is really there."
         )
     if local.token_mode():
-        out.print("It asks for Ray's token. ray-canary sends it; plain `serve` and `ray` do with RAY_AUTH_MODE=token set.")
+        out.print("It asks for Ray's token, which plain `serve` and `ray` send with RAY_AUTH_MODE=token set.")
     exposed = [str(port) for port, what in started.ports().items() if "HAProxy" in what]
     if exposed:
         listed = " and ".join(exposed)

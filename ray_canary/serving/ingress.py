@@ -14,6 +14,7 @@ from ray_canary.serving.passthrough import PassThrough
 from ray_canary.serving.recorder import Recorder
 from ray_canary.serving.serve_private import HandleTransport, request_id
 from ray_canary.serving.settings import IngressSettings
+from ray_canary.serving.sleepers import Sleepers
 from ray_canary.serving.targets import Connections, Target
 from ray_canary.splitter import Splitter
 
@@ -39,7 +40,8 @@ class Ingress:
         self._recorder = Recorder(deployment)
         self._connections = Connections(HandleTransport)
         self._dispatcher: Dispatcher | None = None
-        self._flushing: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._sleepers = Sleepers(_statuses, serve.get_replica_context().app_name)
         self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -68,8 +70,8 @@ class Ingress:
         self._dispatcher = Dispatcher(settings, targets, splitter, self._recorder)
         for key in set(before) - set(targets):
             self._recorder.forget(key)
-        if self._flushing is None:
-            self._flushing = asyncio.get_running_loop().create_task(self._flush())
+        if self._background is None:
+            self._background = asyncio.get_running_loop().create_task(self._every_second())
         logger.info("Split in force: %s.", settings.split.shares())
 
     def _target(self, key: str, settings: IngressSettings, before: Target | None) -> Target:
@@ -81,10 +83,11 @@ class Ingress:
             return before
         return Target(key, of_target, transport)
 
-    async def _flush(self) -> None:
+    async def _every_second(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
             dispatcher = self._in_force()
+            await self._sleepers.look(dispatcher.targets.values())
             try:
                 self._recorder.flush(dispatcher.settings.split.shares(), dispatcher.targets)
             except Exception:
@@ -107,6 +110,15 @@ async def _look(targets: list[Target], at_most_s: float) -> None:
         if asyncio.get_running_loop().time() >= deadline:
             return
         await asyncio.sleep(0.01)
+
+
+def _statuses() -> dict[tuple[str, str], str]:
+    """Ask the controller for the status of every deployment."""
+    return {
+        (application, deployment): str(overview.status.value)
+        for application, found in serve.status().applications.items()
+        for deployment, overview in found.deployments.items()
+    }
 
 
 async def entry(scope: Scope, receive: Receive, send: Send) -> None:

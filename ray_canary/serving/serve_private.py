@@ -4,7 +4,7 @@ Checked against ray 2.60.0. Public handles don't say how many replicas they can 
 (`running_replicas_populated()` turns true once and stays so), and asking the controller costs tens of milliseconds.
 The handle's own router is told by the controller within milliseconds of every change, so the ingress reads the router's
 replica set. The id of the request under way has no public reader either.
-`tests/e2e/test_serve_private.py` fails when these move.
+`tests/unit/serving/test_serve_private.py` fails when these move.
 """
 
 import logging

@@ -11,13 +11,15 @@ Connect = Callable[[str | None, str], Transport]
 class Target:
     """`main` or one canary version, as the ingress sees it."""
 
-    __slots__ = ("in_flight", "key", "settings", "transport")
+    __slots__ = ("in_flight", "key", "may_sleep", "settings", "transport")
 
     def __init__(self, key: str, settings: TargetSettings, transport: Transport, in_flight: int = 0) -> None:
         self.key = key
         self.settings = settings
         self.transport = transport
         self.in_flight = in_flight
+        #: Whether the controller calls it healthy without a replica; None as long as nobody has asked.
+        self.may_sleep: bool | None = None
 
     @property
     def ready(self) -> bool:
@@ -31,7 +33,9 @@ class Target:
     @property
     def asleep(self) -> bool:
         """Whether a request has to start the first replica."""
-        return self.settings.scales_to_zero and self.transport.routable == 0 and self.transport.seen
+        if not self.settings.scales_to_zero or self.transport.routable:
+            return False
+        return self.transport.seen if self.may_sleep is None else self.may_sleep
 
     def wait_s(self, usual: float) -> float:
         """How long a request may wait for one of this target's replicas, in seconds."""

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_every_command_of_the_readme_does_what_it_says(at_home: RealCluster) -> 
     assert len(found) >= 8
     for command in found:
         if command.startswith("curl"):
-            wait_for(lambda command=command: answers(at_home, command), f"{command} answers a summary", 60)
+            wait_for(partial(answers, at_home, command), f"{command} answers a summary", 60)
         else:
             at_home.run("bash", "-c", command)
 

@@ -356,6 +356,13 @@ def test_an_exception_in_an_api_is_answered_without_its_message_and_logged_with_
     until(lambda: "ValueError: the message is only for the log" in one.log())
 
 
+def test_bentoml_logs_as_it_does_itself_and_serves_own_log_goes_on(one: Host) -> None:
+    one.client.get("/bare/runtime")
+    until(lambda: "serve" in one.log() and "The Bento raised an exception." in one.log())
+    assert "[INFO] [entry_service:Everything:1] Service Everything initialized" in one.log()
+    assert "GET,path=/bare/runtime" not in one.log(), "Serve writes an access log"
+
+
 # --- Timeouts, threads, concurrency, and other config_overrides ---
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from starlette.responses import StreamingResponse
 
 web = FastAPI()
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 EVENTS: list[str] = [f"import {os.environ.get('PROBE_START_S', '')}"]
 
 
@@ -96,7 +97,7 @@ class Probe:
 
     @bentoml.api
     async def busy(self) -> dict[str, int]:
-        """Say how many `sleep` calls are under way, and how many there were at most."""
+        """Say how many `sleep` and `ticks` calls are under way, and how many of `sleep` there were at most."""
         return {"now": self.now, "most": self.most}
 
     @bentoml.api
@@ -108,9 +109,13 @@ class Probe:
     @bentoml.api
     async def ticks(self, count: int, every_s: float) -> AsyncGenerator[str, None]:
         """Stream a line every so often."""
-        for number in range(count):
-            yield f"{number}\n"
-            await asyncio.sleep(every_s)
+        self.now += 1
+        try:
+            for number in range(count):
+                yield f"{number}\n"
+                await asyncio.sleep(every_s)
+        finally:
+            self.now -= 1
 
     @bentoml.api
     async def exit(self) -> None:
@@ -123,7 +128,8 @@ class Probe:
         return text.upper()
 
 
-@web.api_route("/echo", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
+@web.api_route("/echo", methods=METHODS)
+@web.api_route("/echo/{rest:path}", methods=METHODS)
 async def echo(request: Request) -> Response:
     """Send the body back, with the request's line and headers in the response's headers."""
     body = await request.body()
@@ -145,6 +151,18 @@ async def echo(request: Request) -> Response:
 async def many_bytes(count: int) -> Response:
     """Answer `count` bytes."""
     return Response(bytes(index % 251 for index in range(251)) * (count // 251 + 1), media_type="image/png")
+
+
+@web.get("/stamps")
+async def stamps(count: int, every_s: float) -> StreamingResponse:
+    """Stream, every so often, a line with this moment on the machine's monotonic clock."""
+
+    async def body() -> AsyncGenerator[str, None]:
+        for _ in range(count):
+            yield f"{time.monotonic()}\n"
+            await asyncio.sleep(every_s)
+
+    return StreamingResponse(body())
 
 
 @web.get("/break")

@@ -1,0 +1,38 @@
+"""The private corners of Serve that `serving/serve_private.py` reads are where they were.
+
+What they do is seen by every end-to-end test; these say which one has moved.
+"""
+
+import inspect
+
+from ray import serve
+
+
+def test_a_handle_to_an_application_that_is_not_there_yet_can_be_had() -> None:
+    assert "_check_exists" in inspect.signature(serve.get_deployment_handle).parameters
+
+
+def test_a_handle_can_send_by_value_and_by_reference() -> None:
+    from ray.serve.handle import DeploymentHandle
+
+    parameters = inspect.signature(DeploymentHandle.options).parameters
+    assert {"method_name", "stream", "_by_reference"} <= set(parameters)
+
+
+def test_a_handle_has_a_router_that_has_a_replica_set() -> None:
+    from ray.serve._private import router
+    from ray.serve._private.request_router.request_router import RequestRouter
+    from ray.serve.handle import DeploymentHandle
+
+    assert "self._router" in inspect.getsource(DeploymentHandle.__mro__[1])
+    for kind in (router.CurrentLoopRouter, router.SingletonThreadRouter):
+        assert "self._asyncio_router = " in inspect.getsource(kind)
+    assert isinstance(router.AsyncioRouter.request_router, property)
+    assert "self._deployment_available = " in inspect.getsource(router.AsyncioRouter.update_deployment_targets)
+    assert isinstance(RequestRouter.curr_replicas, property)
+
+
+def test_a_request_has_an_id() -> None:
+    from ray.serve import context
+
+    assert hasattr(context._get_serve_request_context(), "request_id")
