@@ -117,10 +117,10 @@ class ConfigOverrides(_Model):
     resources: Resources | None = Field(
         default=None, description="What a replica needs; used only where there is no `instance_type`."
     )
-    workers: Workers | None = Field(default=None, description='Worker processes in a replica, or "cpu_count".')
-    threads: Positive | None = Field(
-        default=None, description="Threads for synchronous APIs; no effect, as BentoML reads only the decorator's."
+    workers: Workers | None = Field(
+        default=None, description="Has no effect: a replica is one process, and scaling adds replicas."
     )
+    threads: Positive | None = Field(default=None, description="How many synchronous API calls a replica runs at once.")
     replicate_process: Flag | None = Field(default=None, description="Passed to BentoML as it is.")
     backlog: Backlog | None = Field(default=None, description="Passed to BentoML as it is.")
     extra_ports: Many[Port] = Field(default=(), description="Passed to BentoML as they are.")
@@ -134,9 +134,7 @@ class ConfigOverrides(_Model):
     runner_probe: Free | None = Field(default=None, description="Passed to BentoML as it is.")
     tracing: Free | None = Field(default=None, description="BentoML's tracing, passed on as it is.")
     monitoring: Free | None = Field(default=None, description="BentoML's monitoring, passed on as it is.")
-    endpoints: Free | None = Field(
-        default=None, description="Health endpoints; no effect, as BentoML reads only the decorator's."
-    )
+    endpoints: Free | None = Field(default=None, description="The paths of the health endpoints.")
 
 
 class ServiceConfig(_Model):

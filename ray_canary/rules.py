@@ -36,8 +36,7 @@ _IGNORED: Mapping[str, Mapping[str, str]] = {
         "metrics": f"{_NO_MEANING}: replicas are scaled on the number of requests in progress",
     },
     "overrides": {
-        "threads": "has no effect: BentoML reads it from the @bentoml.service decorator only",
-        "endpoints": "has no effect: BentoML reads it from the @bentoml.service decorator only",
+        "workers": "has no effect: a replica is one process; set max_replicas instead",
     },
 }
 _SECRETS = "are not resolved yet: set them as envs"

@@ -8,11 +8,14 @@ from typing import Final
 
 _BEGINS: Final = "--- The Bento failed ---"
 _ENDS: Final = "--- End of the Bento's failure ---"
+#: Ray takes this line out of whatever text a failing actor leaves, and puts one about the actor in its place.
+_HEADER: Final = "Traceback (most recent call last):"
+_OUR_HEADER: Final = "Traceback of the Bento (most recent call last):"
 #: Files whose frames say nothing about a Bento's mistake. Only installed packages count: Bentos themselves lie under
 #: `~/bentoml/bentos/`, and in Ray's images under `/home/ray/`.
 _MACHINERY: Final = re.compile(
-    r"/(site|dist)-packages/(ray_canary|ray|bentoml|_bentoml_impl|_bentoml_sdk|simple_di|starlette)/"
-    r"|/lib\d*/python3\.\d+/(asyncio|concurrent/futures|importlib)/"
+    r"/(site|dist)-packages/(ray_canary|ray|bentoml|_bentoml_impl|_bentoml_sdk|simple_di|starlette|opentelemetry)/"
+    r"|/lib\d*/python3\.\d+/((asyncio|concurrent/futures|importlib)/|contextlib\.py)"
     r"|^<frozen importlib"
     rf"|^{re.escape(str(Path(__file__).parent))}/"
 )
@@ -28,7 +31,7 @@ def describe(bento: str, service: str, error: BaseException) -> str:
     for each in _related(trace):
         own = [frame for frame in each.stack if not _MACHINERY.search(frame.filename)]
         each.stack = traceback.StackSummary.from_list(own)
-    lines = "".join(trace.format()).rstrip()
+    lines = "".join(trace.format()).rstrip().replace(_HEADER, _OUR_HEADER)
     return f"{service} of Bento {bento} failed to start\n{_BEGINS}\n{lines}\n{_ENDS}"
 
 
@@ -36,7 +39,7 @@ def find(message: str) -> str | None:
     """Return the Bento's own failure out of a message of Serve's, or None if there is none in it."""
     if _BEGINS not in message:
         return None
-    return message.split(_BEGINS, 1)[1].split(_ENDS, 1)[0].strip("\n")
+    return message.split(_BEGINS, 1)[1].split(_ENDS, 1)[0].strip("\n").replace(_OUR_HEADER, _HEADER)
 
 
 def _related(trace: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

@@ -168,9 +168,9 @@ WARNED = {
         {"services": {"S": queue(external_queue=True, concurrency=4)}},
         "services.S.config_overrides.traffic.external_queue: has no effect yet: ",
     ),
-    "threads": (
-        {"services": {"S": {"config_overrides": {"threads": 4}}}},
-        "services.S.config_overrides.threads: has no effect: BentoML reads it from the @bentoml.service decorator",
+    "workers": (
+        {"services": {"S": {"config_overrides": {"workers": 4}}}},
+        "services.S.config_overrides.workers: has no effect: a replica is one process",
     ),
     "resources beside an instance type": (
         {"services": {"S": {"instance_type": "cpu.1", "config_overrides": {"resources": {"cpu": 1}}}}},
