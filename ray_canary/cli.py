@@ -182,9 +182,18 @@ def weights(name: str, weights: tuple[str, ...], address: str | None) -> None:
 
     Versions that aren't named keep their weight.
     """
-    change = deployment.set_weights(name, dict(map(_weight, weights)), address)
+    change = deployment.set_weights(name, _weights(weights), address)
     screens.weight_change(change)
     out.print("In force on every ingress replica.")
+
+
+def _weights(texts: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for key, weight in map(_weight, texts):
+        if key in found:
+            raise ConfigError.of(f"{key} is given twice: {key}={found[key]} and {key}={weight}")
+        found[key] = weight
+    return found
 
 
 def _weight(text: str) -> tuple[str, int]:
@@ -207,9 +216,7 @@ def explain_(
     """Say why a request goes where it goes."""
     if sum(given is not None for given in (key, header, query)) != 1:
         raise click.UsageError("Give one of --key, --header and --query.")
-    live = deployment.get(name, address).live
-    if live.rejected:
-        raise ConfigError.of(f"the ingress refuses its user_config: {live.rejected}", name)
+    live = deployment.accepted(deployment.get(name, address).live)
     told = explain(live, key=key, header=header, query=query)
     if output == "table":
         screens.explanation(told)
@@ -279,7 +286,15 @@ def down() -> None:
 
 
 @cli.command()
-@click.option("-f", "--config-file", "file", default="configs/summarization.yaml", show_default=True, metavar="FILE")
+@click.option(
+    "-f",
+    "--config-file",
+    "file",
+    default="configs/summarization.yaml",
+    show_default=True,
+    metavar="FILE",
+    help="The Deployment file to show.",
+)
 def demo(file: str) -> None:
     """Show the main job: three real Bentos, a local Ray, live traffic, a live weight change."""
     from ray_canary.demo.run import run

@@ -147,7 +147,9 @@ class ServiceConfig(_Model):
         default=None, description="Overrides what the Bento gives to `@bentoml.service(...)`."
     )
     deployment_strategy: Strategy | None = Field(default=None, description="How replicas are replaced by new ones.")
-    cold_start_timeout: Natural | None = Field(default=None, description="Accepted for BentoCloud's sake, and ignored.")
+    cold_start_timeout: Positive | None = Field(
+        default=None, description="How many seconds a request may wait for the first replica of a service at zero."
+    )
     extras: Free | None = Field(default=None, description="Accepted for BentoCloud's sake, and ignored.")
 
 

@@ -22,7 +22,7 @@ from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
 from ray_canary.plan import MAIN, Plan, resolve
 from ray_canary.serving.cluster import Cluster
-from ray_canary.serving.rollout import Report, Rollout, version_applications
+from ray_canary.serving.rollout import Report, Rollout
 from ray_canary.serving.state import Live
 from ray_canary.splitter import least_move, moved_share
 
@@ -47,11 +47,11 @@ class Deployment:
 
     def get_config(self) -> dict[str, Any]:
         """Return its Deployment file, with the weights that are in force."""
-        return self.live.file()
+        return accepted(self.live).file()
 
     def get_bento(self) -> str:
         """Return the main Bento's tag."""
-        return self.live.settings.targets[MAIN].bento
+        return accepted(self.live).settings.targets[MAIN].bento
 
     def get_endpoint_urls(self) -> builtins.list[str]:
         """Return where it answers."""
@@ -125,7 +125,7 @@ def update(
     if not wanted:
         raise ConfigError.of("is required: which Deployment is to be updated?", path="name")
     cluster = Cluster(address)
-    merged = config.deep_merge(_find(cluster, wanted).file(), {**patch, "name": wanted})
+    merged = config.deep_merge(accepted(_find(cluster, wanted)).file(), {**patch, "name": wanted})
     return apply_plan(plan(config.parse(merged, str(config_file or "<dict>"))), cluster, wait=wait, timeout=timeout)
 
 
@@ -149,9 +149,9 @@ def terminate(name: str, address: str | None = None, *, wait: bool = False, time
     if live.single:
         raise Conflict(f"{name} is in the single-application form, which can't be terminated; delete it")
     rollout = Rollout(cluster)
-    rollout.terminate(live)
+    rollout.terminate(accepted(live))
     if wait:
-        rollout.until_gone(frozenset(version_applications(live)), timeout)
+        rollout.until_gone(frozenset(live.version_applications), timeout)
     return Deployment(name, cluster)
 
 
@@ -162,7 +162,7 @@ def delete(name: str, address: str | None = None, *, wait: bool = False, timeout
     rollout = Rollout(cluster)
     rollout.delete(live)
     if wait:
-        rollout.until_gone(frozenset({name, *version_applications(live)}), timeout)
+        rollout.until_gone(frozenset({name, *live.version_applications}), timeout)
 
 
 def set_weights(name: str, weights: Mapping[str, int], address: str | None = None) -> "WeightChange":
@@ -175,7 +175,7 @@ def set_weights(name: str, weights: Mapping[str, int], address: str | None = Non
         ConfigError: a version isn't there, or the weights don't fit; nothing was touched.
     """
     cluster = Cluster(address)
-    live = _find(cluster, name)
+    live = accepted(_find(cluster, name))
     versions = live.settings.split.weights
     merged = {**versions, **_checked_weights(weights, versions)}
     change = WeightChange(_by_arm(live, versions), _by_arm(live, merged), live.settings.split.shares(), merged)
@@ -244,7 +244,13 @@ def apply_plan(
 def describe(live: Live) -> dict[str, Any]:
     """Return what there is to know about a live Deployment, as plain data."""
     if live.rejected:
-        return {"name": live.name, "status": {"status": live.status}, "split": {"rejected": live.rejected}}
+        return {
+            "name": live.name,
+            "status": {"status": live.status, "updated_at": live.ingress.deployed_at},
+            "endpoint_urls": [live.url],
+            "split": {"rejected": live.rejected},
+            "ingress": {"replicas": _replicas(live.ingress.deployments.get("Ingress"))},
+        }
     effective = live.effective()
     split = live.settings.split
     return {
@@ -283,6 +289,14 @@ def _find(cluster: Cluster, name: str) -> Live:
         hint = did_you_mean(name, there) or (f"there are {', '.join(sorted(there))}" if there else "there is none")
         raise NotFound(f"The cluster has no Deployment {name!r}; {hint}")
     return there[name]
+
+
+def accepted(live: Live) -> Live:
+    """Return `live`, unless its ingress refuses the `user_config` that would have to be changed."""
+    if live.rejected:
+        message = f"the ingress refuses its user_config: {live.rejected}"
+        raise ConfigError.of(message, live.name, hint="deploy a right file, or delete the Deployment")
+    return live
 
 
 def _patch(config_file: ConfigFile | None, config_dict: Mapping[str, Any] | None) -> dict[str, Any]:

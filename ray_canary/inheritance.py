@@ -44,6 +44,8 @@ def _said(service: ServiceConfig | None) -> dict[str, Any]:
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
+        if value is None and isinstance(merged.get(key), Mapping):
+            continue  # A block with nothing in it says nothing.
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged

@@ -24,6 +24,7 @@ _STRATEGIES: Final[Mapping[str, tuple[int, float]]] = {
     "BestEffortControlledRollout": (0, 0.2),
 }
 _BENTOML_TIMEOUT_S: Final = 60.0
+_COLD_START_TIMEOUT_S: Final = 300.0
 
 
 class _Model(BaseModel):
@@ -86,6 +87,7 @@ class TargetPlan(_Model):
     services: dict[str, ServicePlan] = Field(description="All its Bento services.")
     timeout_s: float = Field(description="Seconds to the first byte of a response.")
     capacity: int = Field(description="Requests at once that a replica takes before others should wait.")
+    cold_start_timeout_s: float = Field(description="Seconds that a request may wait for a first replica.")
 
 
 class Plan(_Model):
@@ -183,7 +185,12 @@ class _Resolver:
             services=services,
             timeout_s=float(_traffic(entry, bento).get("timeout") or _BENTOML_TIMEOUT_S),
             capacity=_concurrency(entry, bento) or entry.max_ongoing_requests,
+            cold_start_timeout_s=self._cold_start_timeout(version, entry.name),
         )
+
+    def _cold_start_timeout(self, version: Version | None, entry: str) -> float:
+        config = inheritance.service_config(self._file, version, entry)
+        return float(config.cold_start_timeout or _COLD_START_TIMEOUT_S)
 
     def _check_services(self, place: str, services: Mapping[str, ServiceConfig], bento: BentoInfo) -> None:
         for name in services:
@@ -208,7 +215,9 @@ class _Resolver:
             name=name,
             depends=bento.services[name].depends,
             instance_type=config.instance_type,
-            resources=self._resources(place, config, overrides, bento.services[name].config),
+            resources=self._resources(
+                self._says_type(place, version, name), config, overrides, bento.services[name].config
+            ),
             envs=inheritance.envs(self._file, version, name),
             config_overrides=overrides,
             scaling=self._scaling(place, config),
@@ -220,6 +229,13 @@ class _Resolver:
         return plan.model_copy(
             update={"scaling": plan.scaling.model_copy(update={"target_ongoing_requests": float(concurrency)})}
         )
+
+    def _says_type(self, place: str, version: Version | None, name: str) -> str:
+        """Return where in the file a target's instance type stands: a mistake that is inherited is main's."""
+        own = version.services.get(name) if version else None
+        mains = self._file.services.get(name)
+        inherited = mains and mains.instance_type is not None and not (own and own.instance_type is not None)
+        return f"services.{name}" if inherited else place
 
     def _resources(
         self, place: str, config: ServiceConfig, overrides: Mapping[str, Any], bentos: Mapping[str, Any]
@@ -297,7 +313,9 @@ class _Resolver:
                 self._default(f"ray.{block}.{key}", f"{getattr(getattr(ray, block), key):g}", reason)
 
     def _problem(self, path: str, message: str, hint: str | None) -> None:
-        self._problems.append(Problem(path, message, hint=hint))
+        problem = Problem(path, message, hint=hint)
+        if problem not in self._problems:
+            self._problems.append(problem)
 
     def _default(self, path: str, value: str, reason: str) -> None:
         self._defaults.setdefault(path, Default(path=path, value=value, reason=reason))

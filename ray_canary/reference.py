@@ -4,8 +4,9 @@
 `tests/unit/test_reference.py` proves each of its rows on compiled configs.
 """
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +35,7 @@ class Restarts(StrEnum):
     REFUSED = "nothing: any other value is refused"
     ANOTHER = "nothing: another name is another Deployment"
     SERVICE = "that service"
+    MAIN = "all services of main"
     TARGET = "all services of that version"
     EVERY = "all services of every version"
     REPLACED = "all services of that version, in a new application"
@@ -44,13 +46,13 @@ class Restarts(StrEnum):
 #: The first pattern that a key's path matches says what an edit of the key restarts; `**` is any rest of a path.
 _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("name", Restarts.ANOTHER),
-    ("bento", Restarts.TARGET),
+    ("bento", Restarts.MAIN),
     ("access_authorization", Restarts.REFUSED),
     ("envs", Restarts.EVERY),
     (f"{SERVICE}.instance_type", Restarts.SERVICE),
     (f"{SERVICE}.envs", Restarts.SERVICE),
     (f"{SERVICE}.config_overrides.**", Restarts.TARGET),
-    (f"{SERVICE}.cold_start_timeout", Restarts.IGNORED),
+    (f"{SERVICE}.cold_start_timeout", Restarts.NOTHING),
     (f"{SERVICE}.extras", Restarts.IGNORED),
     (f"{SERVICE}.scaling.policy.scale_up_behavior", Restarts.IGNORED),
     (f"{SERVICE}.scaling.policy.scale_down_behavior", Restarts.IGNORED),
@@ -82,6 +84,7 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     f"{SERVICE}.scaling.policy.scale_down_stabilization_window": "`600`",
     f"{SERVICE}.config_overrides.traffic.timeout": "the Bento's, else `60`",
     f"{SERVICE}.config_overrides.traffic.concurrency": "the Bento's, else `2` for scaling",
+    f"{SERVICE}.config_overrides.workers": "none",
     f"{SERVICE}.deployment_strategy": "`RollingUpdate`",
     "canary.route_type": "required with versions",
     "canary.route_by": "required with `header` and `query`",
@@ -170,11 +173,11 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
         if step:
             path = f"{path}.{step}"
         if inner is Version:
-            yield Key(path, "a version key of 1 to 20 of a-z, 0-9 and -", "none", f"{_docstring(Version)}")
+            yield Key(path, _words(get_args(_bare(field.annotation))[0]), "none", _docstring(Version))
         if inner is not None:
             yield from _keys(inner, f"{path}.")
         else:
-            yield Key(path, _legal(field), _LEFT_OUT.get(path) or _default(field), str(field.description))
+            yield Key(path, _legal(field), _left_out(path, field), str(field.description))
 
 
 def _inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
@@ -226,15 +229,17 @@ def _bare(annotation: Any) -> Any:
     return annotation
 
 
-def _default(field: FieldInfo) -> str:
+def _left_out(path: str, field: FieldInfo) -> str:
+    """Say what is used where the file leaves a key out."""
+    if path in _LEFT_OUT:
+        return _LEFT_OUT[path]
     if field.is_required():
         return "required"
-    if field.default is None:
+    if path.startswith(f"{SERVICE}.config_overrides."):
+        return "the Bento's"
+    if field.default is None or field.default in ((), {}):
         return "none"
-    if field.default in ((), {}):
-        return "none"
-    text = {True: "true", False: "false"}.get(field.default) if isinstance(field.default, bool) else field.default
-    return f"`{text}`"
+    return f"`{json.dumps(field.default)}`" if isinstance(field.default, bool) else f"`{field.default}`"
 
 
 def _docstring(model: type[BaseModel]) -> str:
@@ -262,7 +267,7 @@ def _plain_table(model: type[BaseModel]) -> str:
     return _table(("Key", "Legal values", "What it is"), rows)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
@@ -302,12 +307,12 @@ _CONFIGURATION: Final = (
 This page lists every key of a Deployment file. [Concepts](concepts.md) explains the words.
 A key that is not listed is refused, with the nearest key that is.
 
-**An edit restarts**: what `ray-canary deploy` or `serve deploy` restarts when you change the value. Each row is proved by
-a test that compiles a file before and after the edit.
+**An edit restarts**: what `ray-canary deploy` or `serve deploy` restarts when you change the value. Each row is proved
+by a test that compiles a file before and after the edit.
 
 - *Restarts* means that new replicas come up and old ones finish their requests and go. `deployment_strategy` says in
   which order.
-- No edit under `canary` restarts main or another version. Only the `ray.ingress.num_cpus` key restarts the ingress.
+- No edit under `canary` restarts main or another version. Only an edit of `ray.ingress.num_cpus` restarts the ingress.
 - *live* means that the new value is in force without any new replica.
 - Every edit gives the ingress a new `user_config`, which it takes into force live: the file itself is a part of it.
 - `ray-canary plan -f FILE` says for your edit what will happen on your cluster.
@@ -324,7 +329,8 @@ _ENVS: Final = """\
 ## Environment variables
 
 Each `envs` is a list of these. The later wins: the file's `envs`, main's `services.<service>.envs`, the version's
-`envs`, the version's `services.<service>.envs`.
+`envs`, the version's `services.<service>.envs`. Names that begin with `RAY_`, and `BENTOML_HOME`,
+`BENTOML_RESULT_STORE` and `PROMETHEUS_MULTIPROC_DIR`, are the replica's own, and refused.
 
 """
 
@@ -362,16 +368,20 @@ _METRICS: Final = (
     + _GENERATED
     + """
 
-Every ingress replica counts these, and Ray exports them on each node beside its own metrics. `canary_deployment` is the
-Deployment's name, `bento_version` is `main` or a version's key. The labels `deployment`, `application` and `replica` are
-Serve's own, and name the ingress. `status_class` is `2xx`, `4xx` or `5xx` and so on; `split_reason` is what `X-Bento-Split` says:
-`keyed`, `random`, `no-key` or `failover`. [Operations](operations.md#what-to-alert-on) has queries."""
+Every ingress replica counts these, and Ray exports them on each node beside its own metrics. `canary_deployment` is
+the Deployment's name, `bento_version` is `main` or a version's key. The labels `deployment`, `application` and
+`replica` are Serve's own, and name the ingress. `status_class` is `2xx`, `3xx`, `4xx` or `5xx`. `split_reason` is what
+`X-Bento-Split` says: `keyed`, `random`, `no-key` or `failover`.
+[Operations](operations.md#what-to-alert-on) has queries."""
 )
 
 _METRICS_END: Final = """\
-Counts are handed to Ray once a second. A gauge is each ingress replica's own: sum `canary_in_flight` over the replicas,
-take the maximum of the others. Ray rebuilds a histogram's sum from the middles of the buckets, so use quantiles rather
-than means."""
+What the ingress answers before it asks a version is not counted: 400, 403 and 413, and the 503 of a terminated
+Deployment. A request whose client leaves before the answer begins is not counted either.
+
+Counts are handed to Ray once a second. A series appears with its first count. A gauge is each ingress replica's own:
+sum `ray_canary_in_flight` over the replicas, and take the maximum or minimum of the others. Ray rebuilds a histogram's
+sum from the middles of its buckets, so use quantiles rather than means."""
 
 
 if __name__ == "__main__":

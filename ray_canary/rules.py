@@ -27,7 +27,6 @@ _IGNORED: Mapping[str, Mapping[str, str]] = {
     },
     "version": {},
     "service": {
-        "cold_start_timeout": f"{_NO_MEANING}: ray.ingress.target_wait_s says how long a request waits for a replica",
         "extras": f"{_NO_MEANING}: there are no Kubernetes pods to override",
     },
     "policy": {

@@ -178,11 +178,8 @@ def deployment(live: Live) -> None:
     """Print one Deployment: configured and effective weights side by side."""
     out.print(Text.assemble(("Deployment ", "bold"), live.name, "  ", _status(live.status), f"  {live.url}"))
     if live.rejected:
-        err.print(
-            Text.assemble(
-                ("The ingress refuses its user_config and goes on with the split before it: ", "red"), live.rejected
-            )
-        )
+        then = "goes on with the split before it" if live.status == "unhealthy" else "does not start"
+        err.print(Text.assemble((f"The ingress refuses its user_config and {then}: ", "red"), live.rejected))
         return
     about = describe(live)
     split = live.settings.split
@@ -259,6 +256,5 @@ def local_up(started: local.Local) -> None:
     if local.token_mode():
         out.print("It asks for Ray's token, which plain `serve` and `ray` send with RAY_AUTH_MODE=token set.")
     exposed = [str(port) for port, what in started.ports().items() if "HAProxy" in what]
-    if exposed:
-        listed = " and ".join(exposed)
-        out.print(f"HAProxy's statistics and metrics (ports {listed}) are open on all interfaces, without a password.")
+    haproxys = f", as do HAProxy's statistics and metrics ({' and '.join(exposed)})" if exposed else ""
+    out.print(f"Ray ({started.port} and its workers' ports) listens on all interfaces{haproxys}: mind your firewall.")

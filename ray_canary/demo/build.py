@@ -56,10 +56,10 @@ def build_bentos(home: Path | None = None, *, say: Callable[[str], object] = pri
 
 
 def _build(home: Path, project: str, version: str) -> None:
-    _bentoml(home, "build", str(PROJECTS / project), "--version", version)
+    _bentoml(home, "build", ".", "--version", version, folder=PROJECTS / project)
 
 
-def _bentoml(home: Path, *arguments: str) -> None:
+def _bentoml(home: Path, *arguments: str, folder: Path | None = None) -> None:
     environment = os.environ | {
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
@@ -68,7 +68,8 @@ def _bentoml(home: Path, *arguments: str) -> None:
     }
     # -P: a bentoml.py in the caller's directory is not BentoML.
     command = [sys.executable, "-P", "-m", "bentoml", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    # BentoML builds only what lies beneath its working directory.
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         raise BentoError(f"`bentoml {' '.join(arguments)}` failed:\n{done.stdout}{done.stderr}".rstrip())
 

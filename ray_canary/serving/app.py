@@ -66,7 +66,8 @@ def single_application(args: dict[str, Any]) -> Application:
     file = config.load(args["config"]) if set(args) == {"config"} else config.parse(args, "args")
     plan = resolve(file, BentoStore(store_path()), Catalogue.find())
     versions = [_planned_version(target) for target in plan.targets.values()]
-    options = compile.ingress_deployment(plan, compile.single_settings(plan))
+    settings = compile.single_settings(plan).model_copy(update={"file": plan.file})
+    options = compile.ingress_deployment(plan, settings)
     return _ingress(plan.name, options, *versions)
 
 

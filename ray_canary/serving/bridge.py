@@ -13,7 +13,17 @@ from typing import Final
 
 import uvicorn
 
-from ray_canary.serving.http import Disconnected, Receive, Scope, Send, end_to_end, read_body, relay, send_error
+from ray_canary.serving.http import (
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    end_to_end,
+    read_body,
+    relay,
+    send_error,
+    while_connected,
+)
 from ray_canary.serving.transport import Broken, NotSent, Transport
 from ray_canary.serving.wire import Request
 
@@ -93,15 +103,7 @@ class Forward:
             return
         headers = end_to_end(scope["headers"])
         request = Request(scope["method"], scope["path"], scope["raw_path"], scope["query_string"], headers, body)
-        answering = asyncio.ensure_future(self._answer(request, send))
-        leaving = asyncio.ensure_future(_left(receive))
-        try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                await answering
-        finally:
-            answering.cancel()
-            leaving.cancel()
+        await while_connected(self._answer(request, send), receive)
 
     async def _answer(self, request: Request, send: Send) -> None:
         call = self._transport.send(request)
@@ -122,8 +124,3 @@ class Forward:
         finally:
             waiting.cancel()
         await relay(head, end_to_end(head.headers), call, send)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

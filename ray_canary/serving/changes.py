@@ -19,7 +19,6 @@ _RESTARTS_ONE = (
     "placement_group_strategy",
     "max_replicas_per_node",
     "gang_scheduling_config",
-    "deployment_actors",
 )
 
 
@@ -67,6 +66,9 @@ def _application(name: str, before: Config | None, after: Config | None) -> Iter
         whole.append("blocks of its deployments")
     for deployment in dict.fromkeys((*olds, *news)):
         old, new = olds.get(deployment, {}), news.get(deployment, {})
+        if not old or not new:
+            yield Change(name, deployment, Effect.REMOVE if old else Effect.ADD)
+            continue
         changed = tuple(key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key))
         own = tuple(key for key in changed if key in _RESTARTS_ONE)
         if whole or own:
@@ -86,5 +88,9 @@ def _hashed_blocks(deployments: Mapping[str, Mapping[str, Any]]) -> list[Any]:
         for deployment in deployments.values()
         if isinstance(deployment.get("autoscaling_config"), Mapping)
     ]
-    routers = [one["request_router_config"] for one in deployments.values() if one.get("request_router_config")]
-    return [policies, routers]
+    routers = _blocks(deployments, "request_router_config", Mapping)
+    return [policies, routers, _blocks(deployments, "deployment_actors", list)]
+
+
+def _blocks(deployments: Mapping[str, Mapping[str, Any]], key: str, kind: type) -> list[Any]:
+    return [one[key] for one in deployments.values() if isinstance(one.get(key), kind)]

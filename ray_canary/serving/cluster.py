@@ -71,8 +71,10 @@ def _use_token() -> None:
 def _unreachable(address: str, error: Exception) -> str:
     if isinstance(error, ValueError):
         return f"{address} is not the address of a Ray dashboard, like {DEFAULT_ADDRESS}"
+    # A ConnectionError of Ray's says nothing but that, in its own words.
+    why = "" if isinstance(error, ConnectionError) else f": {_last_line(error)}"
     return (
-        f"No Ray cluster answers at {address}: {_last_line(error)}. "
+        f"No Ray cluster answers at {address}{why}. "
         "Start a local one with `ray-canary up`, or give the dashboard's address with --address."
     )
 

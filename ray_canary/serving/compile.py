@@ -81,6 +81,7 @@ def target_settings(target: TargetPlan) -> TargetSettings:
         arm=target.arm,
         timeout_s=target.timeout_s,
         capacity=target.capacity,
+        cold_start_timeout_s=target.cold_start_timeout_s,
         scales_to_zero=target.services[target.entry_service].scaling.min_replicas == 0,
     )
 
@@ -200,7 +201,9 @@ def to_yaml(config: Config, plan: Plan, source: str, target: str) -> str:
     text += _dump({key: value for key, value in config.items() if key != "applications"})
     text += "\napplications:\n"
     for application in applications:
-        text += "\n" + _application_comment(application, plan) + _with_comments(_dump([application]))
+        dumped = _dump([application])
+        text += "\n" + _application_comment(application, plan)
+        text += _with_comments(dumped) if application["name"] == plan.name else dumped
     return text
 
 

@@ -44,6 +44,9 @@ class Observer(Protocol):
     def missed_key(self) -> None:
         """A request had no key."""
 
+    def unavailable(self, target: str) -> None:
+        """A request that was meant for `target` found no room anywhere."""
+
 
 @dataclass(slots=True)
 class Answer:
@@ -110,19 +113,23 @@ class Dispatcher:
                 request = request.again()
         if key != MAIN:
             return await self._fail_over(request, arrived, key)
-        raise Unanswered(503, f"Service Unavailable: {failure}", key, reason)
+        raise self._unavailable(failure, key, reason)
 
     async def _fail_over(self, request: Request, arrived: float, meant_for: str) -> Answer:
         main = self.targets[MAIN]
         if not (main.ready and main.has_room(self.settings.ingress_replicas)):
-            sentence = f"Service Unavailable: {meant_for} is not ready, and main has no room for its requests"
-            raise Unanswered(503, sentence, meant_for, Reason.FAILOVER)
+            failure = f"{meant_for} is not ready, and main has no room for its requests"
+            raise self._unavailable(failure, meant_for, Reason.FAILOVER)
         self._observer.failed_over(meant_for)
         try:
             return await self._send(main, Reason.FAILOVER, request, arrived)
         except NotSent as error:
-            sentence = f"Service Unavailable: {meant_for} is not ready, and main took no request: {error}"
-            raise Unanswered(503, sentence, meant_for, Reason.FAILOVER) from error
+            failure = f"{meant_for} is not ready, and main took no request: {error}"
+            raise self._unavailable(failure, meant_for, Reason.FAILOVER) from error
+
+    def _unavailable(self, failure: str, meant_for: str, reason: Reason) -> Unanswered:
+        self._observer.unavailable(meant_for)
+        return Unanswered(503, f"Service Unavailable: {failure}", meant_for, reason)
 
     async def _send(self, target: Target, reason: Reason, request: Request, arrived: float) -> Answer:
         loop = asyncio.get_running_loop()

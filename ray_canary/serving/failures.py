@@ -8,9 +8,10 @@ from typing import Final
 
 _BEGINS: Final = "--- The Bento failed ---"
 _ENDS: Final = "--- End of the Bento's failure ---"
-#: Ray takes this line out of whatever text a failing actor leaves, and puts one about the actor in its place.
+#: Ray takes every line that begins with "Traceback " out of the text that a failing actor leaves, and puts one about
+#: the actor in its place.
 _HEADER: Final = "Traceback (most recent call last):"
-_OUR_HEADER: Final = "Traceback of the Bento (most recent call last):"
+_OUR_HEADER: Final = "The Bento's traceback (most recent call last):"
 #: Files whose frames say nothing about a Bento's mistake. Only installed packages count: Bentos themselves lie under
 #: `~/bentoml/bentos/`, and in Ray's images under `/home/ray/`.
 _MACHINERY: Final = re.compile(

@@ -4,10 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ray_canary.errors import Conflict, DoesNotFit
 from ray_canary.plan import Plan
+from ray_canary.serving.compile import VERSION_IMPORT_PATH
 from ray_canary.serving.state import OURS, OnCluster
 
 Resources = Mapping[str, float]
 _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+#: What Ray adds to the demand of a replica that names an accelerator: a mark of the node, of which it takes hardly any.
+_ACCELERATOR = "accelerator_type:"
+_MARK = 0.001
 
 
 def check_conflicts(plan: Plan, cluster: OnCluster) -> None:
@@ -16,7 +20,13 @@ def check_conflicts(plan: Plan, cluster: OnCluster) -> None:
     Raises:
         Conflict: with every conflict.
     """
-    found = [*_taken_names(plan, cluster), *_taken_routes(plan, cluster)]
+    found = [*_taken_names(plan, cluster), *_taken_versions(plan, cluster), *_taken_routes(plan, cluster)]
+    live = cluster.live().get(plan.name)
+    if live is not None and live.single and not live.ingress.going:
+        found.append(
+            f"name: {plan.name!r} is on the cluster in the single-application form, and would be down while its "
+            "versions move into applications of their own; delete it first, or choose another name"
+        )
     if found:
         raise Conflict("\n".join(found))
 
@@ -27,6 +37,18 @@ def _taken_names(plan: Plan, cluster: OnCluster) -> Iterator[str]:
         if there is not None and not there.going and there.import_path not in OURS:
             origin = there.import_path or "serve.run"
             yield f"name: the cluster has an application {name!r} of somebody else's ({origin}); choose another name"
+
+
+def _taken_versions(plan: Plan, cluster: OnCluster) -> Iterator[str]:
+    """Yield a sentence for every application of ours that is another Deployment's."""
+    live = cluster.live()
+    owners = {name: one.name for one in live.values() if one.name != plan.name for name in (one.name, *one.referred)}
+    for key, name in ((key, target.application) for key, target in plan.targets.items()):
+        if name in owners:
+            yield f"ray.applications.{key}: {name!r} serves Deployment {owners[name]!r}; choose another name"
+    there = cluster.applications.get(plan.name)
+    if there is not None and there.import_path == VERSION_IMPORT_PATH and not there.going:
+        yield f"name: the cluster has an application {plan.name!r}, which serves a version; choose another name"
 
 
 def _taken_routes(plan: Plan, cluster: OnCluster) -> Iterator[str]:
@@ -53,7 +75,8 @@ def check_fit(plan: Plan, cluster: OnCluster, nodes: Iterable[Resources]) -> Non
     """
     nodes = list(nodes)
     found = [
-        f"{where}: a replica needs {_text(resources)}; no node has that much (the largest: {_text(_largest(nodes))})"
+        f"{where}: a replica needs {_text(resources)}; "
+        f"no node has that much (the largest: {_text(_largest(nodes, resources))})"
         for where, _, _, resources in _demands(plan, most=False)
         if not any(_within(resources, node) for node in nodes)
     ]
@@ -81,16 +104,18 @@ def _demands(plan: Plan, *, most: bool) -> Iterator[tuple[str, str, int, dict[st
             surge = -(-service.rollout.max_surge_percent * scaling.max_replicas // 100)
             count = scaling.max_replicas + surge if most else max(scaling.min_replicas, scaling.initial_replicas)
             resources = {_NAMES[name]: float(service.resources[name]) for name in _NAMES if name in service.resources}
+            if kind := service.resources.get("accelerator_type"):
+                resources[f"{_ACCELERATOR}{kind}"] = _MARK
             yield f"{target.key}: services.{service.name}", service.name, count, resources
 
 
 def _reserved_by_others(plan: Plan, cluster: OnCluster) -> dict[str, float]:
-    own = {plan.name, *(target.application for target in plan.targets.values())}
+    own = {plan.name, *(target.application for target in plan.targets.values()), *cluster.versions_of(plan.name)}
     total: dict[str, float] = {}
     for name, application in cluster.applications.items():
         for deployment in () if name in own else application.deployments.values():
-            for resource, amount in deployment.resources.items():
-                total[resource] = total.get(resource, 0) + amount * len(deployment.replicas)
+            for resource, amount in deployment.reserved.items():
+                total[resource] = total.get(resource, 0) + amount
     return total
 
 
@@ -98,12 +123,14 @@ def _within(needed: Resources, node: Resources) -> bool:
     return all(node.get(name, 0) + 1e-9 >= amount for name, amount in needed.items())
 
 
-def _largest(nodes: list[Resources]) -> Resources:
-    return {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "memory")}
+def _largest(nodes: list[Resources], needed: Resources) -> Resources:
+    return {name: max((node.get(name, 0) for node in nodes), default=0) for name in needed}
 
 
 def _text(resources: Resources) -> str:
     def one(name: str, amount: float) -> str:
+        if name.startswith(_ACCELERATOR):
+            return f"{'a' if amount else 'no'} GPU of type {name.removeprefix(_ACCELERATOR)}"
         return f"{amount / 2**30:.1f} GiB of memory" if name == "memory" else f"{amount:g} {name}"
 
     return ", ".join(one(name, amount) for name, amount in sorted(resources.items())) or "nothing"

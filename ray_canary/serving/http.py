@@ -1,7 +1,8 @@
 """Small pieces of ASGI and HTTP that everything that passes bytes along has in common."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any, Final
 
 from ray_canary.serving.transport import Call
@@ -56,6 +57,24 @@ async def read_body(receive: Receive, limit: int | None) -> bytes:
             parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def while_connected(answering: Coroutine[None, None, None], receive: Receive) -> None:
+    """Run `answering`, and cancel it when the client leaves; the request's body must have been read."""
+    task = asyncio.ensure_future(answering)
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+    finally:
+        task.cancel()
+        leaving.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes] = frozenset()) -> HeaderList:

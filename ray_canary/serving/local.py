@@ -23,6 +23,14 @@ MARK: Final = "RAY_CANARY_LOCAL"
 HAPROXY_METRICS_PORT: Final = "RAY_SERVE_HAPROXY_METRICS_PORT"
 HAPROXY_STATS_PORT: Final = "RAY_SERVE_HAPROXY_STATS_PORT"
 
+_HAPROXY_SETTINGS: Final = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Every change of an ingress replica makes Serve start a new HAProxy; the old one ends its streams, and is killed
+    # after this many seconds. Serve's 120 would cut longer streams off; this is graceful_shutdown_timeout_s and a bit.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "630",
+}
+
 
 @dataclass(frozen=True)
 class Local:
@@ -67,12 +75,16 @@ class Local:
 
     def settings(self) -> dict[str, str]:
         """Return the environment variables that Serve must find when Ray starts."""
-        fast = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"} if self.haproxy else {}
-        return {**fast, **self.environment, MARK: self.name}
+        return {**(_HAPROXY_SETTINGS if self.haproxy else {}), **self.environment, MARK: self.name}
 
     def ports(self) -> dict[int, str]:
         """Return the ports that must be free, and what each is for."""
-        found = {self.port: "Ray", self.dashboard_port: "Ray's dashboard", self.http_port: "Serve"}
+        found = {
+            self.port: "Ray",
+            self.dashboard_port: "Ray's dashboard",
+            self.client_port: "Ray's client server",
+            self.http_port: "Serve",
+        }
         if self.haproxy:
             found[int(self.environment.get(HAPROXY_STATS_PORT, 8404))] = "HAProxy's statistics"
             found[int(self.environment.get(HAPROXY_METRICS_PORT, 9101))] = "HAProxy's metrics"
@@ -129,7 +141,11 @@ def up(local: Local, timeout_s: float = 120) -> None:
     """
     _check_ports(local)
     environment = {**os.environ, **local.settings()}
-    done = subprocess.run(local.command(), env=environment, capture_output=True, text=True, timeout=timeout_s)
+    try:
+        done = subprocess.run(local.command(), env=environment, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        down(local.name)
+        raise ClusterError(f"`{' '.join(local.command())}` did not end within {timeout_s:g} s.") from None
     if done.returncode != 0:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise ClusterError("\n".join([f"`{' '.join(local.command())}` failed:", *said[-6:]]))

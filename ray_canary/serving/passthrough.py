@@ -4,6 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from itertools import product
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -18,6 +19,7 @@ from ray_canary.serving.http import (
     read_body,
     relay,
     send_error,
+    while_connected,
 )
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import HeaderList, Request
@@ -32,14 +34,27 @@ TAG_HEADER: Final = b"x-bento-tag"
 SPLIT_HEADER: Final = b"x-bento-split"
 _OURS: Final = frozenset({VERSION_HEADER, TAG_HEADER, SPLIT_HEADER})
 
+#: By this header a client asks Serve not to notice when it leaves.
+_DISCONNECT_DISABLED: Final = b"x-request-disconnect-disabled"
+
+
+def _spellings(name: str) -> set[bytes]:
+    """Return every way to write `name` with `-` or `_`, which Serve takes for the same in some headers."""
+    parts = name.split("-")
+    return {
+        "".join(part + joint for part, joint in zip(parts, (*joints, ""), strict=True)).encode()
+        for joints in product("-_", repeat=len(parts) - 1)
+    }
+
+
 #: Headers by which a client could steer Serve itself; none gets through (facts/ray_serve.md section 7).
 _SERVES_OWN: Final = frozenset(
     {
         b"x-request-timeout-seconds",
-        b"x-request-disconnect-disabled",
-        b"serve_multiplexed_model_id",
-        b"x-session-id",
+        _DISCONNECT_DISABLED,
         b"x-request-id",
+        *_spellings("serve-multiplexed-model-id"),
+        *_spellings("x-session-id"),
     }
 )
 
@@ -144,16 +159,25 @@ class PassThrough:
         dispatcher = self._dispatcher()
         try:
             request = await self._read(dispatcher, scope, receive)
-            answer = await dispatcher.answer(request, arrived)
         except Refused as error:
             await send_error(send, error.status, str(error))
+            return
+        except Disconnected:
+            return
+        answering = self._answer(dispatcher, request, arrived, send)
+        if any(name == _DISCONNECT_DISABLED for name, _ in scope["headers"]):
+            await while_connected(answering, receive)
+        else:
+            await answering  # Serve cancels it when the client leaves.
+
+    async def _answer(self, dispatcher: Dispatcher, request: Request, arrived: float, send: Send) -> None:
+        try:
+            answer = await dispatcher.answer(request, arrived)
         except Unanswered as error:
             if error.status == 502:
                 logger.error("%s", error)
             self._record(error.target, error.reason, error.status)
             await send_error(send, error.status, str(error), _split_headers(error.target, error.reason))
-        except Disconnected:
-            return
         else:
             self._record(answer.target.key, answer.reason, answer.head.status)
             await _relay(answer, send)

@@ -27,13 +27,16 @@ class Recorder:
         self._failovers: Tally[str] = Tally()
         self._unavailable: Tally[str] = Tally()
         self._missing_keys = 0
+        self._rejected = False
         self._waits: list[tuple[str, float]] = []
 
     def request(self, target: str, reason: str, status: int) -> None:
         """Count an answered request."""
         self._requests[target, reason, f"{status // 100}xx"] += 1
-        if status == 503:
-            self._unavailable[target] += 1
+
+    def unavailable(self, target: str) -> None:
+        """Count a request for `target` that found no room anywhere."""
+        self._unavailable[target] += 1
 
     def waited(self, target: str, seconds: float) -> None:
         """Note how long a request waited for a replica, in seconds."""
@@ -48,8 +51,8 @@ class Recorder:
         self._missing_keys += 1
 
     def rejected(self, rejected: bool) -> None:
-        """Say whether the last user_config was refused."""
-        self._set(metrics.REJECTED_SPLIT, int(rejected), self._deployment)
+        """Note whether the last user_config was refused."""
+        self._rejected = rejected
 
     def flush(self, shares: dict[str, int], targets: dict[str, Target]) -> None:
         """Hand over what was counted since the last time, and the state now."""
@@ -69,6 +72,8 @@ class Recorder:
         self._flush_state(shares, targets)
 
     def _flush_state(self, shares: dict[str, int], targets: dict[str, Target]) -> None:
+        # Ray forgets a gauge that is not set again and again.
+        self._set(metrics.REJECTED_SPLIT, int(self._rejected), self._deployment)
         effective = metrics.effective_shares(shares, {key: target.ready for key, target in targets.items()})
         for key, target in targets.items():
             labels = self._labels(key)

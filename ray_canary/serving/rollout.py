@@ -11,7 +11,7 @@ from ray_canary.plan import Plan
 from ray_canary.serving import compile, fitting
 from ray_canary.serving.changes import Change, Effect, changes
 from ray_canary.serving.cluster import Cluster
-from ray_canary.serving.compile import INGRESS_DEPLOYMENT, VERSION_IMPORT_PATH, Config
+from ray_canary.serving.compile import INGRESS_DEPLOYMENT, Config
 from ray_canary.serving.state import ApplicationState, Live, OnCluster
 
 #: Seconds between two looks at the cluster.
@@ -52,24 +52,8 @@ def preview(plan: Plan, cluster: OnCluster) -> tuple[Change, ...]:
 def leftovers(plan: Plan, cluster: OnCluster) -> frozenset[str]:
     """Return the applications of this Deployment's versions that `plan` has no use for."""
     wanted = {target.application for target in plan.targets.values()}
-    live = cluster.live().get(plan.name)
-    referred = set(version_applications(live)) if live else set()
-    by_name = {
-        name
-        for name, state in cluster.applications.items()
-        if state.import_path == VERSION_IMPORT_PATH
-        and not state.going
-        and (name == f"{plan.name}-main" or name.startswith(f"{plan.name}-canary-"))
-    }
-    return frozenset((referred | by_name) - wanted - {plan.name})
-
-
-def version_applications(live: Live) -> tuple[str, ...]:
-    """Return the applications that a live Deployment's versions run in, beside the ingress's own."""
-    if live.rejected:
-        return ()
-    names = (target.application for target in live.settings.targets.values())
-    return tuple(name for name in names if name and name in live.applications)
+    there = cluster.versions_of(plan.name)
+    return frozenset(name for name in there - wanted if not cluster.applications[name].going)
 
 
 class Rollout:
@@ -120,12 +104,12 @@ class Rollout:
         """Take all versions down. The ingress stays, keeps name and route, and answers 503."""
         self._submit_settings(live, live.settings.model_copy(update={"terminated": True}), timeout_s)
         state = self._cluster.state()
-        self._cluster.submit(state.merged([], frozenset(version_applications(live))))
+        self._cluster.submit(state.merged([], frozenset(live.version_applications)))
 
     def delete(self, live: Live) -> None:
         """Take a Deployment off the cluster, and leave everything else as it is."""
         state = self._cluster.state()
-        self._cluster.submit(state.merged([], frozenset({live.name, *version_applications(live)})))
+        self._cluster.submit(state.merged([], frozenset({live.name, *live.version_applications})))
 
     def until_gone(self, names: frozenset[str], timeout_s: float) -> None:
         """Wait until no application of `names` is on the cluster. Raises DeployFailed when the time runs out."""
@@ -137,7 +121,11 @@ class Rollout:
 
     def _submit_settings(self, live: Live, settings: Any, timeout_s: float) -> None:
         application = copy.deepcopy(live.ingress.config) or {}
-        for deployment in application.get("deployments") or ():
+        deployments = application.setdefault("deployments", [])
+        if all(deployment["name"] != INGRESS_DEPLOYMENT for deployment in deployments):
+            # The single-application form may leave all options to its builder.
+            deployments.append({"name": INGRESS_DEPLOYMENT})
+        for deployment in deployments:
             if deployment["name"] == INGRESS_DEPLOYMENT:
                 deployment["user_config"] = settings.model_dump(mode="json")
         self._cluster.submit(self._cluster.state().merged([application]))
@@ -187,9 +175,14 @@ class _Watch:
         deployments = [state.deployments.get(name) for name in names]
         running = sum(one.running for one in deployments if one)
         target = sum(one.target if one else 1 for one in deployments)
-        if state.failure and self._is_new(name, state):
+        # The application's own status changes with the PUT; its deployments show what was before for a moment.
+        if state.status == "DEPLOY_FAILED" and self._is_new(name, state):
             return Progress(part, "failed", running, target, state.failure)
-        ready = all(one and one.settled and not self._old_ones_left(name, one.name, state) for one in deployments)
+        # Where the replicas from before are what is wanted (after an update that failed), none is replaced.
+        done = state.status == "RUNNING" and self._is_new(name, state)
+        ready = all(
+            one and one.settled and (done or not self._old_ones_left(name, one.name, state)) for one in deployments
+        )
         if part == "ingress":
             ready = ready and _in_force(state, wanted)
         return Progress(part, "ready" if ready else "starting", running, target, state.trouble)

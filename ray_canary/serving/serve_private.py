@@ -3,13 +3,15 @@
 Checked against ray 2.60.0. Public handles don't say how many replicas they can reach now
 (`running_replicas_populated()` turns true once and stays so), and asking the controller costs tens of milliseconds.
 The handle's own router is told by the controller within milliseconds of every change, so the ingress reads the router's
-replica set. The id of the request under way has no public reader either.
+replica set. Nor do they say whether a replica has accepted a request: a router whose replica dies before it did goes on
+looking for another one, without limit. The id of the request under way has no public reader either.
 `tests/unit/serving/test_serve_private.py` fails when these move.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from ray import serve
 
@@ -17,6 +19,9 @@ from ray_canary.serving.transport import Broken, NotSent
 from ray_canary.serving.wire import MAX_PIECE, Head, Request
 
 logger = logging.getLogger("ray.serve")
+
+#: Seconds between two looks at whether a request that was sent still has a replica that may accept it.
+LOOK_EVERY_S: Final = 0.25
 
 
 class HandleTransport:
@@ -49,27 +54,51 @@ class HandleTransport:
     def send(self, request: Request) -> "HandleCall":
         """Hand `request` to the router."""
         handle = self._by_value if len(request.body) < MAX_PIECE else self._by_reference
-        return HandleCall(request, handle.remote(request))
+        return HandleCall(request, handle.remote(request), self)
 
 
 class HandleCall:
     """One streaming call of a Serve handle; failures come out as `NotSent` or `Broken`."""
 
-    __slots__ = ("_request", "_responses")
+    __slots__ = ("_lost", "_looking", "_request", "_responses", "_transport")
 
-    def __init__(self, request: Request, responses: Any) -> None:
+    def __init__(self, request: Request, responses: Any, transport: HandleTransport) -> None:
         self._request = request
         self._responses = responses
+        self._transport = transport
+        self._lost = 0
+        self._looking: asyncio.TimerHandle | None = None
 
     async def head(self) -> Head:
         """Wait for the beginning of the response."""
+        self._look_again()
         try:
             head: Head = await self._responses.__anext__()
         except Exception as error:
             # Whatever Serve, Ray or gRPC raise here, two cases are left: nothing was sent, or something was.
-            reason = _sentence(error)
+            reason = "the replica died before it took the request" if self._lost > 1 else _sentence(error)
             raise NotSent(reason) if self._request.withdraw() else Broken(reason) from error
+        finally:
+            if self._looking is not None:
+                self._looking.cancel()
         return head
+
+    def _look_again(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        """End a call that was sent to a replica which died before it accepted it, when there is no other one.
+
+        Serve would send it again to the next replica that starts, however long that takes.
+        """
+        if self._responses._replica_result_future.done():
+            return
+        stranded = self._request.sent_at is not None and self._transport.routable == 0
+        self._lost = self._lost + 1 if stranded else 0
+        if self._lost > 1:
+            self.cancel()
+        else:
+            self._look_again()
 
     async def body(self) -> AsyncIterator[bytes]:
         """Iterate over the rest of the body."""

@@ -1,7 +1,7 @@
 """What is on the cluster, read off what Serve's REST API says. No Ray in here: plain data in, plain data out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,17 @@ from ray_canary.metrics import effective_shares
 from ray_canary.plan import MAIN
 from ray_canary.serving import failures
 from ray_canary.serving import settings as ingress_settings
-from ray_canary.serving.compile import INGRESS_DEPLOYMENT, INGRESS_IMPORT_PATH, SINGLE_IMPORT_PATH, Config
+from ray_canary.serving.compile import (
+    INGRESS_DEPLOYMENT,
+    INGRESS_IMPORT_PATH,
+    SINGLE_IMPORT_PATH,
+    VERSION_IMPORT_PATH,
+    Config,
+    single_prefix,
+)
 from ray_canary.serving.settings import IngressSettings, TargetSettings
 
-OURS = (INGRESS_IMPORT_PATH, SINGLE_IMPORT_PATH, "ray_canary:version")
+OURS = (INGRESS_IMPORT_PATH, SINGLE_IMPORT_PATH, VERSION_IMPORT_PATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,12 @@ class DeploymentState:
     def running(self) -> int:
         """How many replicas can take requests."""
         return sum(replica.state == "RUNNING" for replica in self.replicas)
+
+    @property
+    def reserved(self) -> dict[str, float]:
+        """What its replicas hold, in Ray's terms; one that waits for room holds nothing."""
+        placed = sum(bool(replica.node_id) for replica in self.replicas)
+        return {name: amount * placed for name, amount in self.resources.items()}
 
     @property
     def settled(self) -> bool:
@@ -107,6 +120,14 @@ class ApplicationState:
         found = [failures.find(one.message) for one in self.deployments.values() if one.message]
         return next((text for text in found if text), None)
 
+    def part(self, prefix: str) -> "ApplicationState":
+        """Return what of it concerns the deployments whose names begin with `prefix`, as if there were no others."""
+        own = {name: one for name, one in self.deployments.items() if name.startswith(prefix)}
+        others_failed = any(one.status == "DEPLOY_FAILED" for one in self.deployments.values()) and not any(
+            one.status == "DEPLOY_FAILED" for one in own.values()
+        )
+        return replace(self, deployments=own, status="RUNNING" if others_failed else self.status)
+
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "ApplicationState":
         """Read one application of Serve's REST reply."""
@@ -115,7 +136,8 @@ class ApplicationState:
             name=data["name"],
             status=data["status"],
             message=data.get("message") or "",
-            route_prefix=data.get("route_prefix") or (config or {}).get("route_prefix"),
+            # Before it is built, Serve doesn't say; what a config leaves out is "/".
+            route_prefix=data.get("route_prefix") or (config.get("route_prefix", "/") if config else None),
             config=config,
             deployed_at=float(data.get("last_deployed_time_s") or 0),
             deployments={name: DeploymentState.of(one) for name, one in (data.get("deployments") or {}).items()},
@@ -203,6 +225,24 @@ class Live:
         return IngressSettings.model_validate(self.user_config)
 
     @cached_property
+    def referred(self) -> tuple[str, ...]:
+        """The versions' applications that its `user_config` names and that are there, even if it is rejected."""
+        targets = self.user_config.get("targets")
+        named = [one.get("application") for one in targets.values() if one] if isinstance(targets, Mapping) else []
+        there = (name for name in named if name in self.applications)
+        return tuple(name for name in there if self.applications[name].import_path == VERSION_IMPORT_PATH)
+
+    @cached_property
+    def version_applications(self) -> tuple[str, ...]:
+        """The applications that its versions run in, beside the ingress's own.
+
+        Those that an interrupted deploy left behind are among them: they have a name that only a version of this
+        Deployment has (decision 19).
+        """
+        left = (name for name, state in self.applications.items() if _by_role(self.name, name, state))
+        return tuple(dict.fromkeys((*self.referred, *left)))
+
+    @cached_property
     def targets(self) -> dict[str, TargetState]:
         """Every target with a share, main first."""
         return {key: self._target(key, weight) for key, weight in self.settings.split.shares().items()}
@@ -210,6 +250,8 @@ class Live:
     def _target(self, key: str, weight: int) -> TargetState:
         settings = self.settings.targets[key]
         application = self.applications.get(settings.application or self.ingress.name)
+        if application is not None and settings.application is None:
+            application = application.part(single_prefix(key))
         entry = application.deployments.get(settings.deployment) if application else None
         return TargetState(key, settings, weight, application, entry, self.settings.terminated)
 
@@ -225,11 +267,11 @@ class Live:
         """The Deployment's status in BentoCloud's words."""
         if self.ingress.going:
             return "terminating"
+        entry = self.ingress.deployments.get(INGRESS_DEPLOYMENT)
         if self.rejected:
-            return "unhealthy"
+            return "unhealthy" if entry and entry.running else "failed"
         if self.settings.terminated:
             return "terminated"
-        entry = self.ingress.deployments.get(INGRESS_DEPLOYMENT)
         statuses = {target.status for target in self.targets.values()}
         if self.ingress.failure or self.targets[MAIN].status == "failed":
             return "failed"
@@ -269,6 +311,12 @@ class OnCluster:
         applications = {name: ApplicationState.of(one) for name, one in (details.get("applications") or {}).items()}
         return cls(applications, details)
 
+    def versions_of(self, deployment: str) -> frozenset[str]:
+        """Return the applications that the versions of a Deployment run in, whether its ingress is there or not."""
+        live = self.live().get(deployment)
+        left = (name for name, state in self.applications.items() if _by_role(deployment, name, state))
+        return frozenset((*(live.referred if live else ()), *left))
+
     @property
     def serving(self) -> bool:
         """Whether Serve has been started."""
@@ -301,3 +349,9 @@ class OnCluster:
             return {**fresh, **config}
         options = ("proxy_location", "http_options", "grpc_options", "target_capacity")
         return {**{key: self.instance[key] for key in options if self.instance.get(key) is not None}, **config}
+
+
+def _by_role(deployment: str, name: str, application: ApplicationState) -> bool:
+    """Return whether an application has a name that only a version of `deployment` has (decision 19)."""
+    own = name == f"{deployment}-main" or name.startswith(f"{deployment}-canary-")
+    return own and application.import_path == VERSION_IMPORT_PATH

@@ -44,6 +44,13 @@ def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
             "BENTOML_DO_NOT_TRACK": "True",
             local.HAPROXY_STATS_PORT: str(28404 + OFFSET),
             local.HAPROXY_METRICS_PORT: str(29101 + OFFSET),
+            # Behind HAProxy each replica listens on a port of its own, and the port of one that has gone is soon
+            # another's: with the same range, one cluster's HAProxy sends requests to another cluster's replica.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(30000 + OFFSET),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(40000 + OFFSET),
+            # HAProxy's last resort while an application has no replica; two clusters would share these ports too.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(8500 + OFFSET),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(9500 + OFFSET),
         },
     )
     local.down(settings.name)

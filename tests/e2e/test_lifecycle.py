@@ -46,6 +46,8 @@ def light(weights: dict[str, int], *, name: str = "light", **given: Any) -> dict
     tags = dict.fromkeys(("main", *weights), "fragile:v1") | given.pop("bentos", {})
     file = probe(weights, name=name, **{"ingress_replicas": 1, **given, "bentos": tags})
     file["services"] = {"Fragile": file["services"]["Probe"]}
+    # On a busy machine a replica may take long to say that it takes a request, and nobody here measures that.
+    file["ray"]["ingress"]["target_wait_s"] = 5
     return file
 
 
@@ -53,9 +55,14 @@ def splitter(weights: dict[str, int], name: str = "light") -> Splitter:
     return Splitter({"main": 100 - sum(weights.values()), **weights}, name)
 
 
+def keys_of(split: Splitter, version: str) -> Iterator[str]:
+    """Yield keys that belong to `version`."""
+    return (key for key in map(str, range(10_000)) if split.choose(key.encode()) == version)
+
+
 def key_of(split: Splitter, version: str) -> str:
-    """Find a key that belongs to `version`."""
-    return next(key for key in map(str, range(10_000)) if split.choose(key.encode()) == version)
+    """Return a key that belongs to `version`."""
+    return next(keys_of(split, version))
 
 
 def who(url: str, key: str) -> httpx.Response:
@@ -63,7 +70,7 @@ def who(url: str, key: str) -> httpx.Response:
 
 
 def version_of(url: str, key: str) -> str:
-    return who(url, key).headers.get("x-bento-version", "")
+    return str(who(url, key).headers.get("x-bento-version", ""))
 
 
 def deploy(cluster: RealCluster, file: dict[str, Any], *more: str, code: int = 0) -> str:
@@ -119,18 +126,21 @@ def test_plain_serve_deploys_the_file_and_an_edit_of_its_weights_restarts_nothin
     expected = splitter({"a": 20, "b": 30}, "summarization-blel").choose(b"test")
     assert "HTTP/1.1 200 OK" in curl
     assert f"x-bento-version: {expected}" in curl.lower()
-    assert len(curl.partition("\r\n\r\n")[2].split()) > 20, "a summary has some words"
+    assert len(curl.partition("\n\n")[2].split()) > 20, "a summary has some words"
 
     before = all_pids(cluster)
     assert sum(map(len, before.values())) == 5
     old, new = (splitter(weights, "summarization-blel") for weights in ({"a": 20, "b": 30}, {"a": 60, "b": 30}))
-    moved = next(key for key in map(str, range(1000)) if (old.choose(key.encode()), new.choose(key.encode())) == ("main", "a"))  # fmt: skip  # noqa: E501
-    answer = lambda: httpx.get(f"{cluster.url}/summarize?feature={moved}", timeout=30)  # noqa: E731
-    assert answer().headers["x-bento-version"] == "main"
+    moved = next(key for key in keys_of(old, "main") if new.choose(key.encode()) == "a")
+
+    def version() -> object:
+        return httpx.get(f"{cluster.url}/summarize?feature={moved}", timeout=30).headers["x-bento-version"]
+
+    assert version() == "main"
     head, split, rest = text.partition("        weights:\n          a: 20\n          b: 30\n")
     assert split
     cluster.serve_deploy(cluster.write("canary.yaml", head + split.replace("20", "60") + rest))
-    wait_for(lambda: answer().headers["x-bento-version"] == "a", "the new weights are in force", 10)
+    wait_for(lambda: version() == "a", "the new weights are in force", 10)
     cluster.until_ready("summarization-blel")
     assert all_pids(cluster) == before
     targets = get(cluster, "summarization-blel")["targets"]
@@ -184,7 +194,10 @@ def test_a_at_100_and_back_and_the_canary_out_and_back_fail_no_request(standing:
     keys = [str(key) for key in range(20)]
 
     def answers() -> set[str]:
-        return {version_of(standing.url, key) for key in keys}
+        responses = [who(standing.url, key) for key in keys]
+        assert {response.status_code for response in responses} == {200}, responses[0].text
+        assert {response.headers["x-bento-split"] for response in responses} <= {"keyed", "random"}
+        return {response.headers["x-bento-version"] for response in responses}
 
     with requests_to(standing) as load:
         deploy(standing, light({"a": 100}))
@@ -218,6 +231,8 @@ def test_a_bad_file_leaves_the_running_deployment_as_it_is(standing: RealCluster
 def test_what_does_not_fit_is_refused_with_what_is_short_unless_it_may_wait(standing: RealCluster) -> None:
     before = all_pids(standing)
     large = light({**STANDING, "b": 10})
+    # A replica that waits for room is taken away only when the time is over that it may take to end its requests.
+    large["ray"]["hosts"] = {"graceful_shutdown_timeout_s": 1}
     large["canary"]["versions"]["b"]["services"] = {"Fragile": {"config_overrides": {"resources": {"cpu": "1000"}}}}
     said = deploy(standing, large, code=2)
     assert "b: services.Fragile: a replica needs 1000 CPU; no node has that much (the largest: 32 CPU" in said
@@ -237,7 +252,8 @@ def test_what_does_not_fit_is_refused_with_what_is_short_unless_it_may_wait(stan
     target = get(standing, "light")["targets"]["b"]
     assert (target["weight"], target["effective_weight"]) == (10, 0)
     deploy(standing, light(STANDING))
-    assert {name: pids for name, pids in all_pids(standing).items() if pids} == before
+    wait_for(lambda: "light-canary-b" not in standing.state().applications, "b is gone", 60)
+    assert all_pids(standing) == before
 
 
 def test_three_broken_bentos_are_told_apart_by_their_own_tracebacks_and_their_shares_go_to_main(
@@ -280,12 +296,12 @@ def test_three_broken_bentos_are_told_apart_by_their_own_tracebacks_and_their_sh
         headers = who(standing.url, key_of(split, version)).headers
         assert (headers["x-bento-version"], headers["x-bento-split"]) == (by, reason)
 
-    mended = light(weights, bentos={"b": "fragile:v2"}, envs={"c": envs["c"]})
-    del mended["canary"]["versions"]["c"], mended["canary"]["versions"]["d"]
-    deploy(standing, mended)
-    headers = who(standing.url, key_of(splitter(STANDING | {"b": 10}), "b")).headers
-    assert (headers["x-bento-version"], headers["x-bento-split"]) == ("b", "keyed")
-    assert headers["x-bento-tag"] == "fragile:v2"
+    weights.pop("d")
+    deploy(standing, light(weights, bentos={"b": "fragile:v2"}))
+    for version, tag in (("b", "fragile:v2"), ("c", "fragile:v1")):
+        headers = who(standing.url, key_of(splitter(weights), version)).headers
+        assert (headers["x-bento-version"], headers["x-bento-split"]) == (version, "keyed")
+        assert headers["x-bento-tag"] == tag
     assert get(standing, "light")["status"]["status"] == "running"
     assert {name: pids for name, pids in all_pids(standing).items() if name in before} == before
 
@@ -354,9 +370,7 @@ def test_when_a_versions_only_replica_is_killed_only_its_requests_in_flight_fail
         wait_for(lambda: len(load.sent) > 20, "some requests")
         os.kill(killed, signal.SIGKILL)
         at = time.monotonic()
-        wait_for(
-            lambda: [one for one in load.sent if one.reason == "failover"], "main takes over", 20
-        )
+        wait_for(lambda: [one for one in load.sent if one.reason == "failover"], "main takes over", 20)
         wait_for(
             lambda: [one for one in load.sent if one.at > at + 1 and one.version == "a" and not one.failed],
             "a is back",
@@ -376,7 +390,7 @@ def test_when_a_versions_only_replica_is_killed_only_its_requests_in_flight_fail
 
 @pytest.fixture(scope="module")
 def beside(stood: RealCluster) -> Iterator[RealCluster]:
-    """Two Deployments under two prefixes, and two applications of somebody else's: one by a config, one by serve.run."""
+    """Two Deployments under two prefixes, and two applications of somebody else's: by a config, and by serve.run."""
     stood.canary("delete", "light", "--wait")
     stood.write("foreign.py", FOREIGN)
     environment = {"env_vars": {"PYTHONPATH": str(stood.work)}}
@@ -391,9 +405,8 @@ def beside(stood: RealCluster) -> Iterator[RealCluster]:
     deploy(stood, light({"a": 40}, name="one", route_prefix="/one"))
     deploy(stood, light({}, name="two", route_prefix="/two"))
     yield stood
-    script = stood.write("stop.py", IMPERATIVE.partition("serve.run")[0] % (stood.local.port, str(stood.work)))
-    Path(script).open("a").write('serve.delete("imperative")\n')
-    stood.run(sys.executable, script)
+    connect = IMPERATIVE.partition("serve.run")[0] % (stood.local.port, str(stood.work))
+    stood.run(sys.executable, stood.write("stop.py", connect + 'serve.delete("imperative")\n'))
 
 
 def others(cluster: RealCluster) -> dict[str, set[int]]:

@@ -155,7 +155,6 @@ WARNED = {
     "description": ({"description": "x"}, "description: has no meaning here and is ignored"),
     "secrets": ({"secrets": ["x"]}, "secrets: are not resolved yet: set them as envs"),
     "extras": ({"services": {"S": {"extras": {"a": 1}}}}, "services.S.extras: has no meaning here"),
-    "cold start": ({"services": {"S": {"cold_start_timeout": 9}}}, "services.S.cold_start_timeout: has no meaning"),
     "behavior": (
         {"services": {"S": {"scaling": {"policy": {"scale_up_behavior": "fast"}}}}},
         "services.S.scaling.policy.scale_up_behavior: has no meaning here",

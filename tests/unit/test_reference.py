@@ -97,6 +97,8 @@ BESIDE: Mapping[str, Mapping[str, Any]] = {
 }
 
 KEYS = reference.keys()
+#: The service that an edit is made of, where it isn't the inner one: only the entry service meets a waiting request.
+EDITED: Mapping[str, str] = {f"{SERVICE}.cold_start_timeout": "Entry"}
 SERVICE_KEYS = [key for key in KEYS if key.path.startswith(f"{SERVICE}.")]
 OTHER_KEYS = [key for key in KEYS if not key.path.startswith(f"{SERVICE}.")]
 
@@ -190,21 +192,23 @@ def assert_restarts(key: Key, before: Plan, after: Plan, restarts: set[Deploymen
 
 @pytest.mark.parametrize("key", SERVICE_KEYS, ids=lambda key: key.path)
 def test_an_edit_of_mains_service_restarts_main_and_who_inherits_it(key: Key, store: BentoStore) -> None:
+    edited = EDITED.get(key.path, "Inner")
     before_value = VALUES[key.path][0]
-    beside = {f"services.Inner.{path}": value for path, value in BESIDE.get(key.path, {}).items()}
-    own = {at(key, "canary.versions.b.services.Inner"): before_value}
-    before, after = around(key, "services.Inner", inside={**beside, **own})
-    services = {Restarts.SERVICE: ("Inner",), Restarts.TARGET: SERVICES}.get(key.restarts, ())
+    beside = {f"services.{edited}.{path}": value for path, value in BESIDE.get(key.path, {}).items()}
+    own = {at(key, f"canary.versions.b.services.{edited}"): before_value}
+    before, after = around(key, f"services.{edited}", inside={**beside, **own})
+    services = {Restarts.SERVICE: (edited,), Restarts.TARGET: SERVICES}.get(key.restarts, ())
     assert_restarts(key, compiled(before, store), compiled(after, store), of(("main", "a"), services))
 
 
 @pytest.mark.parametrize("key", SERVICE_KEYS, ids=lambda key: key.path)
 def test_an_edit_of_a_versions_service_restarts_nothing_of_another_version(key: Key, store: BentoStore) -> None:
-    place = "canary.versions.b.services.Inner"
+    edited = EDITED.get(key.path, "Inner")
+    place = f"canary.versions.b.services.{edited}"
     before, after = around(
         key, place, inside={f"{place}.{path}": value for path, value in BESIDE.get(key.path, {}).items()}
     )
-    services = {Restarts.SERVICE: ("Inner",), Restarts.TARGET: SERVICES}.get(key.restarts, ())
+    services = {Restarts.SERVICE: (edited,), Restarts.TARGET: SERVICES}.get(key.restarts, ())
     assert_restarts(key, compiled(before, store), compiled(after, store), of(("b",), services))
 
 
@@ -228,9 +232,9 @@ def test_any_other_edit_restarts_what_its_row_says(key: Key, store: BentoStore) 
         case Restarts.UNTIL_START:
             assert_kept_until_start(*plans)
         case _:
-            target = ("a",) if key.path.startswith(VERSION) else ("main",)
             expected = {
-                Restarts.TARGET: of(target, SERVICES),
+                Restarts.MAIN: of(("main",), SERVICES),
+                Restarts.TARGET: of(("a",), SERVICES),
                 Restarts.EVERY: of(("main", "a", "b"), SERVICES),
                 Restarts.INGRESS: set(INGRESS_ONLY),
             }
@@ -282,9 +286,7 @@ def test_every_key_has_two_values_to_try_and_no_value_is_without_a_key() -> None
 
 def test_every_row_of_the_table_speaks_of_a_key() -> None:
     unused = [
-        pattern
-        for pattern, _ in reference._EFFECTS
-        if not any(reference._matches(pattern, key.path) for key in KEYS)
+        pattern for pattern, _ in reference._EFFECTS if not any(reference._matches(pattern, key.path) for key in KEYS)
     ]
     assert unused == []
     assert set(reference._LEFT_OUT) <= {key.path for key in KEYS}

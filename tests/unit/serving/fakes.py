@@ -142,6 +142,7 @@ class FakeObserver:
         self.waits: list[tuple[str, float]] = []
         self.failovers: list[str] = []
         self.missing = 0
+        self.turned_away: list[str] = []
 
     def waited(self, target: str, seconds: float) -> None:
         self.waits.append((target, seconds))
@@ -151,6 +152,9 @@ class FakeObserver:
 
     def missed_key(self) -> None:
         self.missing += 1
+
+    def unavailable(self, target: str) -> None:
+        self.turned_away.append(target)
 
 
 # One Deployment's ingress ---------------------------------------------------------------------------------------------

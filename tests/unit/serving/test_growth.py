@@ -24,6 +24,8 @@ class Silent:
 
     def missed_key(self) -> None: ...
 
+    def unavailable(self, target: str) -> None: ...
+
 
 def dispatcher() -> Dispatcher:
     target = {"deployment": "Summarization", "bento": "summarization:v1", "timeout_s": 30, "capacity": 100}

@@ -1,0 +1,197 @@
+"""Whether a Deployment finds room and a place on a cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_canary import config
+from ray_canary.bentos import BentoStore
+from ray_canary.errors import Conflict, DoesNotFit
+from ray_canary.instances import Catalogue
+from ray_canary.plan import Plan, resolve
+from ray_canary.serving import compile, fitting
+from ray_canary.serving.state import OnCluster
+from tests.unit.bento_store import write_bento
+from tests.unit.serving import details as shape
+
+GIB = 2**30
+EMPTY = OnCluster.of(shape.details(serving=False))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BentoStore:
+    write_bento(tmp_path, "s:1", {"S": {"resources": {"cpu": "2", "memory": "1Gi"}}})
+    return BentoStore(tmp_path)
+
+
+def planned(store: BentoStore, **data: Any) -> Plan:
+    """Return a plan with one ingress replica of 1 CPU."""
+    ray = {"ingress": {"num_replicas": 1, "num_cpus": 1}, **data.pop("ray", {})}
+    return resolve(config.parse({"name": "d", "bento": "s:1", "ray": ray, **data}), store, Catalogue.default())
+
+
+def canary(**services: Any) -> dict[str, Any]:
+    version = {"bento": "s:1", "weight": 10, "services": {"S": services}}
+    return {"route_type": "random", "versions": {"a": version}}
+
+
+def node(cpu: float, gib: float = 100, **more: float) -> dict[str, float]:
+    return {"CPU": cpu, "memory": gib * GIB, **more}
+
+
+def refusal(plan: Plan, *nodes: dict[str, float], cluster: OnCluster = EMPTY) -> str:
+    with pytest.raises(DoesNotFit) as raised:
+        fitting.check_fit(plan, cluster, nodes)
+    return str(raised.value)
+
+
+# Room. ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_fits_exactly_fits(store: BentoStore) -> None:
+    fitting.check_fit(planned(store), EMPTY, [node(3, 1)])
+    fitting.check_fit(planned(store, canary=canary()), EMPTY, [node(3, 1), node(2, 1)])
+
+
+def test_a_replica_larger_than_any_node_is_named_with_what_the_largest_has(store: BentoStore) -> None:
+    plan = planned(store, canary=canary(instance_type="cpu.8"))
+    assert refusal(plan, node(3, 20), node(3, 20), node(3, 20)) == (
+        "a: services.S: a replica needs 4 CPU, 16.0 GiB of memory; "
+        "no node has that much (the largest: 3 CPU, 20.0 GiB of memory)"
+    )
+
+
+def test_every_replica_that_is_too_large_is_named(store: BentoStore) -> None:
+    said = refusal(planned(store, canary=canary(instance_type="cpu.8")), node(1))
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["main", "a"]
+
+
+def test_no_node_at_all_is_too_small(store: BentoStore) -> None:
+    assert "the largest: 0 CPU" in refusal(planned(store))
+
+
+def test_what_is_short_in_all_is_named_and_nothing_else(store: BentoStore) -> None:
+    plan = planned(store, canary=canary(scaling={"min_replicas": 2, "max_replicas": 9}))
+    said = refusal(plan, node(4), node(2))
+    assert said == "the Deployment needs 7 CPU to begin with; the cluster has 6 CPU"
+    assert "memory" in refusal(plan, node(40, 2))
+
+
+def test_a_service_that_scales_to_zero_needs_room_for_its_first_replica(store: BentoStore) -> None:
+    plan = planned(store, canary=canary(scaling={"min_replicas": 0}))
+    assert fitting.needs(plan) == {"CPU": 5.0, "memory": 2.0 * GIB}
+
+
+def test_at_most_it_needs_every_replica_and_the_surge_rounded_up(store: BentoStore) -> None:
+    plan = planned(store, canary=canary(scaling={"max_replicas": 5}))
+    # The ingress doubles; main has 1 and 1 more; a has 5 and 2 more.
+    assert fitting.needs(plan, most=True) == {"CPU": 2 * 1 + 2 * 2 + 7 * 2, "memory": 9.0 * GIB}
+    ramped = planned(store, services={"S": {"deployment_strategy": "BestEffortControlledRollout"}})
+    assert fitting.needs(ramped, most=True) == {"CPU": 2 * 1 + 2, "memory": 1.0 * GIB}
+
+
+def test_a_gpu_of_a_kind_that_no_node_has_is_named(store: BentoStore) -> None:
+    plan = planned(store, canary=canary(instance_type="gpu.l4.1"))
+    said = refusal(plan, node(16, GPU=4))
+    assert "a: services.S: a replica needs 4 CPU, 1 GPU, a GPU of type L4, 16.0 GiB of memory" in said
+    assert "4 GPU, no GPU of type L4" in said
+    fitting.check_fit(plan, EMPTY, [node(16, GPU=1, **{"accelerator_type:L4": 1.0})])
+    assert "1 GPU; no node has that much" not in refusal(plan, node(16))
+
+
+def test_what_others_hold_is_not_there_but_what_they_wait_for_is(store: BentoStore) -> None:
+    plan = planned(store)
+
+    def beside(*replicas: dict[str, Any]) -> OnCluster:
+        part = shape.deployment("X", *replicas, resources={"CPU": 2.0})
+        return OnCluster.of(shape.details(shape.application("theirs", part)))
+
+    fitting.check_fit(plan, beside(shape.replica()), [node(5)])
+    assert refusal(plan, node(5), cluster=beside(shape.replica(), shape.replica(id="r2"))) == (
+        "the Deployment needs 3 CPU to begin with, beside 4 CPU that other applications have; the cluster has 5 CPU"
+    )
+    fitting.check_fit(plan, beside(shape.replica(), shape.pending()), [node(5)])
+    fitting.check_fit(plan, beside(shape.replica(), *(shape.pending(f"p{n}") for n in range(99))), [node(5)])
+
+
+def test_what_the_deployment_itself_holds_is_its_own(store: BentoStore) -> None:
+    plan = planned(store, canary=canary())
+    fitting.check_fit(plan, shape.deployed(compile.serve_config(plan)), [node(5)])
+    without = planned(store)
+    fitting.check_fit(without, shape.deployed(compile.serve_config(plan)), [node(3)])
+
+
+# A place. -------------------------------------------------------------------------------------------------------------
+
+
+def conflict(plan: Plan, *applications: dict[str, Any]) -> str:
+    with pytest.raises(Conflict) as raised:
+        fitting.check_conflicts(plan, OnCluster.of(shape.details(*applications)))
+    return str(raised.value)
+
+
+def theirs(name: str, prefix: str | None = None, **given: Any) -> dict[str, Any]:
+    config = {"name": name, "import_path": "m:app", "route_prefix": prefix}
+    return shape.application(name, **{"config": config, "route_prefix": prefix, **given})
+
+
+def test_a_deployment_does_not_conflict_with_itself_or_with_an_empty_cluster(store: BentoStore) -> None:
+    plan = planned(store, canary=canary())
+    fitting.check_conflicts(plan, EMPTY)
+    fitting.check_conflicts(plan, shape.deployed(compile.serve_config(plan)))
+    fitting.check_conflicts(plan, shape.deployed(compile.serve_config(plan), theirs("x", "/x")))
+
+
+@pytest.mark.parametrize("name", ["d", "d-main", "d-canary-a"])
+def test_a_name_that_somebody_else_has_is_refused(store: BentoStore, name: str) -> None:
+    plan = planned(store, canary=canary())
+    assert conflict(plan, theirs(name)) == (
+        f"name: the cluster has an application '{name}' of somebody else's (m:app); choose another name"
+    )
+    assert "(serve.run)" in conflict(plan, shape.application(name))
+
+
+def test_a_prefix_that_somebody_else_has_is_refused_also_while_they_are_being_deployed(store: BentoStore) -> None:
+    plan = planned(store, ray={"route_prefix": "/x"})
+    said = "ray.route_prefix: '/x' is taken by application 'theirs'; choose another one"
+    assert conflict(plan, theirs("theirs", "/x")) == said
+    assert conflict(plan, theirs("theirs", "/x") | {"route_prefix": None, "status": "DEPLOYING"}) == said
+    fitting.check_conflicts(plan, OnCluster.of(shape.details(theirs("theirs", "/"))))
+
+
+def test_an_application_that_says_no_prefix_has_serves_default(store: BentoStore) -> None:
+    unsaid = shape.application("theirs", config={"name": "theirs", "import_path": "m:app"}, status="DEPLOYING")
+    assert "'/' is taken by application 'theirs'" in conflict(planned(store), unsaid)
+
+
+def test_what_is_being_deleted_is_in_nobodys_way(store: BentoStore) -> None:
+    going = [theirs(name, "/", status="DELETING") for name in ("d", "d-main", "x")]
+    fitting.check_conflicts(planned(store), OnCluster.of(shape.details(*going)))
+
+
+def test_all_conflicts_are_told_at_once(store: BentoStore) -> None:
+    said = conflict(planned(store), theirs("d", None), theirs("x", "/"))
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["name", "ray.route_prefix"]
+
+
+def test_another_deployments_version_can_not_be_made_ones_own(store: BentoStore) -> None:
+    other = compile.serve_config(planned(store, name="e", ray={"route_prefix": "/e"}))["applications"]
+    there = [shape.application(one["name"], config=one, route_prefix=one["route_prefix"]) for one in other]
+    for name in ("e", "e-main"):
+        plan = planned(store, ray={"applications": {"main": name}})
+        assert conflict(plan, *there) == (f"ray.applications.main: '{name}' serves Deployment 'e'; choose another name")
+    fitting.check_conflicts(planned(store), OnCluster.of(shape.details(*there)))
+
+
+def test_a_deployment_can_not_take_the_name_of_an_application_that_serves_a_version(store: BentoStore) -> None:
+    version = shape.application("d", config={"name": "d", "import_path": "ray_canary:version"})
+    assert "'d', which serves a version" in conflict(planned(store), version)
+
+
+def test_the_single_application_form_is_not_taken_apart_while_it_serves(store: BentoStore) -> None:
+    plan = planned(store)
+    (made,) = compile.single_application_config(plan)["applications"]
+    single = shape.application("d", config=made, route_prefix="/")
+    assert "is on the cluster in the single-application form" in conflict(plan, single)
+    fitting.check_conflicts(plan, OnCluster.of(shape.details({**single, "status": "DELETING"})))
