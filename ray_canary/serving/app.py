@@ -35,6 +35,7 @@ class VersionArgs(_Args):
     bento: str = Field(description="The Bento's full tag.")
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServiceArgs] = Field(description="All Bento services, each its own Serve deployment.")
+    attempt: int = Field(default=0, description="Raised by `ray-canary deploy` to try a version again that failed.")
 
 
 class IngressArgs(_Args):

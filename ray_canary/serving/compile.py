@@ -3,6 +3,7 @@
 No Ray in here: a config is plain data, and compiling it must be quick.
 """
 
+import copy
 from typing import Any, Final
 
 import yaml
@@ -68,8 +69,16 @@ def ingress_settings(plan: Plan) -> IngressSettings:
         max_body_bytes=plan.ray.ingress.max_body_bytes,
         target_wait_s=plan.ray.ingress.target_wait_s,
         ingress_replicas=plan.ray.ingress.num_replicas,
-        file=plan.file,
+        file=without_weights(plan.file),
     )
+
+
+def without_weights(file: Config) -> Config:
+    """Return a Deployment file without its weights: the split has them, and nobody should edit the wrong ones."""
+    kept = copy.deepcopy(file)
+    for version in ((kept.get("canary") or {}).get("versions") or {}).values():
+        version.pop("weight", None)
+    return kept
 
 
 def target_settings(target: TargetPlan) -> TargetSettings:
@@ -189,7 +198,7 @@ _COMMENTS: Final = {
     "  - name: Ingress\n": "  # An edit of num_replicas or user_config restarts nothing.\n",
     "      split:\n": "      # What the ingress decides by. main gets what the weights leave of 100.\n",
     "      targets:\n": "      # Where each target's requests go.\n",
-    "      file:\n": "      # The Deployment file, for `ray-canary get` and `update`; the ingress doesn't read it.\n",
+    "      file:\n": "      # The rest of the Deployment file, for `ray-canary get`; the ingress doesn't read it.\n",
 }
 
 

@@ -20,13 +20,17 @@ LOOK_EVERY_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one part of a Deployment is: `main`, a version's key, or `ingress`."""
+    """How far one part of a Deployment is: `main`, a version's key, or `ingress`.
+
+    `serves` says of a part that failed whether its replicas from before still answer.
+    """
 
     part: str
     status: str
     running: int
     wanted: int
     trouble: str | None = None
+    serves: bool = False
 
     @property
     def over(self) -> bool:
@@ -45,8 +49,30 @@ def preview(plan: Plan, cluster: OnCluster) -> tuple[Change, ...]:
         for name, state in cluster.applications.items()
         if name in names and state.config and not state.going
     }
-    after = {application["name"]: application for application in compile.serve_config(plan)["applications"]}
-    return changes(before, after)
+    return changes(before, {application["name"]: application for application in wanted(plan, cluster)})
+
+
+def wanted(plan: Plan, cluster: OnCluster) -> list[Config]:
+    """Return the applications that deploying `plan` asks Serve for.
+
+    Serve does nothing about an application that failed and is submitted again as it was. Whoever deploys it again means
+    it to be tried again, so such a version gets the number of the attempt into its `args`, and keeps it from then on.
+    """
+    applications: list[Config] = compile.serve_config(plan)["applications"]
+    for application in applications:
+        there = cluster.applications.get(application["name"])
+        if there is None or there.config is None or application["import_path"] != compile.VERSION_IMPORT_PATH:
+            continue
+        args = dict(there.config.get("args") or {})
+        attempt = int(args.pop("attempt", 0))
+        if args == application["args"]:
+            attempt += there.status == "DEPLOY_FAILED" and _same_deployments(there.config, application)
+            application["args"] = {**application["args"], **({"attempt": attempt} if attempt else {})}
+    return applications
+
+
+def _same_deployments(one: Config, other: Config) -> bool:
+    return bool(one.get("deployments") == other.get("deployments"))
 
 
 def leftovers(plan: Plan, cluster: OnCluster) -> frozenset[str]:
@@ -78,15 +104,15 @@ class Rollout:
         if check_fit:
             fitting.check_fit(plan, before, self._cluster.resources())
         found = preview(plan, before)
-        config = compile.serve_config(plan)
-        applications = config.pop("applications")
+        applications = wanted(plan, before)
+        config = {key: value for key, value in compile.serve_config(plan).items() if key != "applications"}
         deadline = time.monotonic() + timeout_s
         self._cluster.submit(before.merged(applications, **config))
         if going := leftovers(plan, before):
             self._until_in_force(plan.name, applications[0], deadline)
             self._cluster.submit(self._cluster.state().merged(applications, going, **config))
         if wait:
-            self._until_ready(plan, before, found, deadline)
+            self._until_ready(plan, _Watch(plan, applications, before, found), deadline)
 
     def set_weights(self, live: Live, weights: Mapping[str, int], timeout_s: float = 30) -> None:
         """Change the weights of a live Deployment and wait until every ingress replica has them.
@@ -95,9 +121,8 @@ class Rollout:
             ValidationError: they can't be; nothing was touched.
             DeployFailed: they are not in force in time.
         """
-        settings = live.settings.model_copy(
-            update={"split": live.settings.split.model_copy(update={"weights": dict(weights)}), "file": live.file()}
-        )
+        split = live.settings.split.model_copy(update={"weights": dict(weights)})
+        settings = live.settings.model_copy(update={"split": split})
         self._submit_settings(live, type(settings).model_validate(settings.model_dump()), timeout_s)
 
     def terminate(self, live: Live, timeout_s: float = 30) -> None:
@@ -137,8 +162,7 @@ class Rollout:
                 raise DeployFailed(f"The ingress of {name} doesn't have the new split; see `ray-canary get {name}`")
             time.sleep(LOOK_EVERY_S / 5)
 
-    def _until_ready(self, plan: Plan, before: OnCluster, found: tuple[Change, ...], deadline: float) -> None:
-        watch = _Watch(plan, before, found)
+    def _until_ready(self, plan: Plan, watch: "_Watch", deadline: float) -> None:
         while True:
             progress = tuple(watch.look(self._cluster.state()))
             self._report(progress)
@@ -155,11 +179,13 @@ class Rollout:
 class _Watch:
     """Tells how far each part of a plan is, given what was there before."""
 
-    def __init__(self, plan: Plan, before: OnCluster, found: tuple[Change, ...]) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, applications: list[Config], before: OnCluster, found: tuple[Change, ...]) -> None:
+        self._entries = {plan.name: INGRESS_DEPLOYMENT} | {
+            t.application: t.entry_service for t in plan.targets.values()
+        }
         self._before = before
         self._restarts = {(one.application, one.deployment) for one in found if one.effect is Effect.RESTART}
-        self._applications = {application["name"]: application for application in _applications(plan)}
+        self._applications = {application["name"]: application for application in applications}
         self._parts = {plan.name: "ingress", **{t.application: t.key for t in plan.targets.values()}}
 
     def look(self, now: OnCluster) -> Iterator[Progress]:
@@ -177,7 +203,9 @@ class _Watch:
         target = sum(one.target if one else 1 for one in deployments)
         # The application's own status changes with the PUT; its deployments show what was before for a moment.
         if state.status == "DEPLOY_FAILED" and self._is_new(name, state):
-            return Progress(part, "failed", running, target, state.failure)
+            entry = state.deployments.get(self._entries[name])
+            serves = bool(entry and entry.running)
+            return Progress(part, "failed", running, target, state.failure, serves)
         # Where the replicas from before are what is wanted (after an update that failed), none is replaced.
         done = state.status == "RUNNING" and self._is_new(name, state)
         ready = all(
@@ -200,11 +228,6 @@ class _Watch:
         return any(r.id in old and r.state != "STOPPING" for r in state.deployments[deployment].replicas)
 
 
-def _applications(plan: Plan) -> list[Config]:
-    applications: list[Config] = compile.serve_config(plan)["applications"]
-    return applications
-
-
 def _in_force(state: ApplicationState | None, application: Config) -> bool:
     """Whether every ingress replica has the `user_config` of `application`."""
     if state is None:
@@ -224,7 +247,7 @@ def _failure(part: Progress, plan: Plan) -> str:
     rest = (
         "requests to it get 503" if part.part == "main" else f"its {share} % of requests go to main until it is healthy"
     )
-    if part.running:
+    if part.serves:
         rest = "its replicas from before go on serving"
     return f"{part.part} ({plan.targets[part.part].bento}) failed; {rest}:\n{part.trouble}"
 

@@ -1,5 +1,6 @@
 """What is on the cluster, read off what Serve's REST API says. No Ray in here: plain data in, plain data out."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -7,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ray_canary.config import deep_merge
 from ray_canary.metrics import effective_shares
 from ray_canary.plan import MAIN
 from ray_canary.serving import failures
@@ -273,11 +273,11 @@ class Live:
         if self.settings.terminated:
             return "terminated"
         statuses = {target.status for target in self.targets.values()}
-        if self.ingress.failure or self.targets[MAIN].status == "failed":
+        if self.ingress.failure or self.targets[MAIN].status in ("failed", "missing"):
             return "failed"
-        if statuses & {"failed", "failed-update"}:
+        if statuses & {"failed", "failed-update", "missing"}:
             return "unhealthy"
-        if entry is None or not entry.running or statuses & {"deploying", "updating", "missing"}:
+        if entry is None or not entry.running or statuses & {"deploying", "updating"}:
             return "deploying"
         return "scaled-to-zero" if statuses == {"scaled-to-zero"} else "running"
 
@@ -291,11 +291,16 @@ class Live:
 
     def file(self) -> dict[str, Any]:
         """Return the Deployment file that is live: as it was deployed, with the weights that are in force."""
-        stored: dict[str, Any] = dict(self.settings.file or (self.ingress.config or {}).get("args") or {})
-        weights = self.settings.split.weights
-        if not weights:
-            return stored
-        return deep_merge(stored, {"canary": {"versions": {key: {"weight": w} for key, w in weights.items()}}})
+        stored = copy.deepcopy(dict(self.settings.file or (self.ingress.config or {}).get("args") or {}))
+        versions = (stored.get("canary") or {}).get("versions")
+        if versions:
+            weights = self.settings.split.weights
+            stored["canary"]["versions"] = {
+                key: {"bento": None, "weight": weights[key], **version}
+                for key, version in versions.items()
+                if key in weights
+            }
+        return stored
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_a_target_at_zero_on_purpose_is_ready(plan: Plan) -> None:
 def test_an_application_that_is_not_there_is_missing(plan: Plan) -> None:
     made = compile.serve_config(plan)
     found = shape.deployed({"applications": made["applications"][:2]}).live()["d"]
-    assert (found.targets["a"].status, found.targets["a"].ready, found.status) == ("missing", False, "deploying")
+    assert (found.targets["a"].status, found.targets["a"].ready, found.status) == ("missing", False, "unhealthy")
 
 
 def test_a_failure_is_told_in_the_bentos_own_words(plan: Plan) -> None:
