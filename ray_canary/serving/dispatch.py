@@ -95,8 +95,8 @@ class Dispatcher:
         There are four cases:
 
         1. The chosen target is ready and answers.
-        2. A canary isn't ready, or takes nothing in time: main answers, if it has room.
-        3. main isn't ready, takes nothing in time, or has no room for another's request: 503.
+        2. A canary isn't ready, or loses its last replica before it takes the request: main answers, if it has room.
+        3. main isn't ready, loses its last replica, or has no room for another's request: 503.
         4. The target has the request and breaks (502), or sends no first byte in time (504). Nobody else gets it.
 
         Raises:
@@ -138,7 +138,7 @@ class Dispatcher:
         if began >= arrived + limit:
             raise _too_late(target, reason, limit)
         call = target.transport.send(request)
-        waiting = loop.call_later(target.wait_s(self.settings.target_wait_s), _give_up, request, call)
+        waiting = _Wait(target, request, call, target.wait_s(self.settings.target_wait_s))
         answered = False
         target.in_flight += 1
         try:
@@ -164,7 +164,30 @@ def _too_late(target: Target, reason: Reason, limit: float) -> Unanswered:
     return Unanswered(504, f"Not able to process the request in {limit:g} seconds", target.key, reason)
 
 
-def _give_up(request: Request, call: Call) -> None:
-    """End the wait for a replica, unless one has the request already."""
-    if request.withdraw():
-        call.cancel()
+class _Wait:
+    """Ends a request's wait for a target that has no replica for it.
+
+    A target that has replicas, all of them busy, keeps its request: sending it elsewhere would change the split by load,
+    and load main with it. `traffic.timeout` ends that wait.
+    """
+
+    def __init__(self, target: Target, request: Request, call: Call, at_most_s: float) -> None:
+        self._target = target
+        self._request = request
+        self._call = call
+        self._at_most_s = at_most_s
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._at_most_s, self._look)
+
+    def _look(self) -> None:
+        if self._request.sent_at is not None:
+            return
+        if self._target.transport.routable:
+            self._look_later()
+        elif self._request.withdraw():
+            self._call.cancel()
+
+    def cancel(self) -> None:
+        self._timer.cancel()

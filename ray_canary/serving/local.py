@@ -22,6 +22,7 @@ MARK: Final = "RAY_CANARY_LOCAL"
 
 HAPROXY_METRICS_PORT: Final = "RAY_SERVE_HAPROXY_METRICS_PORT"
 HAPROXY_STATS_PORT: Final = "RAY_SERVE_HAPROXY_STATS_PORT"
+FALLBACK_PORT: Final = "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"
 
 _HAPROXY_SETTINGS: Final = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -88,6 +89,8 @@ class Local:
         if self.haproxy:
             found[int(self.environment.get(HAPROXY_STATS_PORT, 8404))] = "HAProxy's statistics"
             found[int(self.environment.get(HAPROXY_METRICS_PORT, 9101))] = "HAProxy's metrics"
+            # Several clusters can have this one at once, and would answer each other's requests.
+            found[int(self.environment.get(FALLBACK_PORT, 8500))] = "Serve's fallback proxy"
         return found
 
 
@@ -156,8 +159,11 @@ def up(local: Local, timeout_s: float = 120) -> None:
         time.sleep(0.1)
 
 
-def down(name: str = "local", grace_s: float = 10) -> int:
-    """End every process of a local cluster, HAProxy included, and return how many there were."""
+def down(name: str = "local", grace_s: float = 3) -> int:
+    """End every process of a local cluster, HAProxy included, and return how many there were.
+
+    What can end by itself does so within `grace_s`. Ray's own processes never do, since each waits for another.
+    """
     processes = list(processes_of(name))
     ended: set[int] = set()
     deadline = time.monotonic() + grace_s

@@ -46,11 +46,11 @@ def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
             local.HAPROXY_METRICS_PORT: str(29101 + OFFSET),
             # Behind HAProxy each replica listens on a port of its own, and the port of one that has gone is soon
             # another's: with the same range, one cluster's HAProxy sends requests to another cluster's replica.
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(30000 + OFFSET),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(40000 + OFFSET),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(30500 + OFFSET),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(40500 + OFFSET),
             # HAProxy's last resort while an application has no replica; two clusters would share these ports too.
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(8500 + OFFSET),
-            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(9500 + OFFSET),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(8700 + OFFSET),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(9700 + OFFSET),
         },
     )
     local.down(settings.name)
@@ -66,7 +66,7 @@ def either(
     work = tmp_path_factory.mktemp("work")
     cluster = _start(bentos, work, haproxy=request.param == "haproxy")
     yield cluster
-    local.down(cluster.local.name)
+    local.down(cluster.local.name, grace_s=2)
     shutil.rmtree(work)
 
 
@@ -76,7 +76,7 @@ def shared(bentos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     work = tmp_path_factory.mktemp("work")
     cluster = _start(bentos, work, haproxy=True)
     yield cluster
-    local.down(cluster.local.name)
+    local.down(cluster.local.name, grace_s=2)
     shutil.rmtree(work)
 
 

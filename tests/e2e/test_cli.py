@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
 import httpx
 import pytest
 import yaml
 
 from ray_canary import deployment
 from ray_canary.errors import Conflict, DeployFailed, NotFound
+from ray_canary.explaining import explain
 from ray_canary.splitter import moved_share
 from tests.e2e.harness import RealCluster, build_bento, wait_for
 from tests.e2e.test_lifecycle import light, version_of, who
@@ -76,9 +75,9 @@ def test_a_name_that_is_not_there_is_told_with_the_nearest(cluster: RealCluster)
 
 def test_explain_agrees_with_what_answers(cluster: RealCluster) -> None:
     versions = set()
+    live = deployment.get("light", cluster.local.address).live
     for number in range(20):
-        live = deployment.get("light", cluster.local.address).live
-        told = deployment_explain(live, f"user-{number}")
+        told = explain(live, key=f"user-{number}")
         versions.add(told["answers"])
         assert version_of(cluster.url, f"user-{number}") == told["answers"] == told["version"]
     assert versions == {"main", "a", "b"}
@@ -91,12 +90,6 @@ def test_explain_agrees_with_what_answers(cluster: RealCluster) -> None:
     assert (
         "The split goes by query parameter feature, which this request doesn't have: it is split at random" in nothing
     )
-
-
-def deployment_explain(live: Any, key: str) -> dict[str, Any]:
-    from ray_canary.explaining import explain
-
-    return explain(live, key=key)
 
 
 @pytest.mark.parametrize("output", ["json", "yaml"])

@@ -56,11 +56,12 @@ def head(body: bytes = b"answer", *, more: bool = False, status: int = 200, head
 class Script:
     """What a replica does with a request.
 
-    Without `takes` nothing of the request is ever sent. `answer` is the beginning of its response, or what it raises;
+    Without `takes` nothing of the request is ever sent; with `leaves` the replica goes, and it was the last. `answer` is the beginning of its response, or what it raises;
     None is silence. `parts` are the rest of the body: an event holds it up, an exception breaks it.
     """
 
     takes: bool = True
+    leaves: bool = False
     answer: Head | Exception | None = None
     parts: Iterable[bytes | asyncio.Event | Exception] = ()
 
@@ -68,6 +69,7 @@ class Script:
 ANSWERS = Script(answer=head())
 SILENT = Script()
 FULL = Script(takes=False)
+GONE = Script(takes=False, leaves=True)
 BREAKS = Script(answer=Broken("ActorDiedError: gone"))
 REFUSES = Script(takes=False, answer=NotSent("no replica"))
 
@@ -122,8 +124,11 @@ class FakeTransport:
         self._news = asyncio.Event()
 
     def send(self, request: Request) -> FakeCall:
-        call = FakeCall(request, self._scripts[min(len(self.calls), len(self._scripts) - 1)])
+        script = self._scripts[min(len(self.calls), len(self._scripts) - 1)]
+        call = FakeCall(request, script)
         self.calls.append(call)
+        if script.leaves:
+            self.routable = 0
         self._news.set()
         return call
 

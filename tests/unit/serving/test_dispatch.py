@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ray_canary.splitter import Splitter
 from tests.unit.serving.fakes import (
     BREAKS,
     FULL,
+    GONE,
     REFUSES,
     SILENT,
     FakeTransport,
@@ -164,7 +166,7 @@ def test_an_answer_stays_in_flight_until_its_body_has_been_passed_on() -> None:
 
 def test_the_time_until_a_request_was_sent_is_reported_once_for_each_target() -> None:
     async def test() -> None:
-        here = world(FakeTransport(FULL), target_wait_s=SOON_S)
+        here = world(FakeTransport(GONE), target_wait_s=SOON_S)
         await answer(here)
         assert [target for target, _ in here.observer.waits] == ["a", "main"]
         assert all(seconds >= 0 for _, seconds in here.observer.waits)
@@ -187,7 +189,7 @@ def test_main_answers_for_a_canary_that_is_not_ready() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("script", [FULL, REFUSES], ids=["takes nothing in time", "refuses"])
+@pytest.mark.parametrize("script", [GONE, REFUSES], ids=["goes before it takes anything", "refuses"])
 def test_main_answers_for_a_canary_that_took_nothing(script: Script) -> None:
     async def test() -> None:
         here = world(FakeTransport(script), target_wait_s=SOON_S)
@@ -205,6 +207,19 @@ def test_main_answers_for_a_canary_that_took_nothing(script: Script) -> None:
         )
         with pytest.raises(Withdrawn):
             pickle.dumps(left.request)
+
+    run(test())
+
+
+@pytest.mark.parametrize("of", [world, only_main], ids=["a", "main"])
+def test_a_target_whose_replicas_are_all_busy_keeps_its_request_until_the_timeout(of: Callable[..., World]) -> None:
+    async def test() -> None:
+        targets = {key: target_config(key, timeout_s=5 * SOON_S) for key in ("main", "a")}
+        here = of(FakeTransport(FULL), targets=targets, target_wait_s=SOON_S)
+        error = await refusal(here)
+        assert (error.status, error.reason) == (504, Reason.RANDOM)
+        assert here.observer.failovers == here.observer.turned_away == []
+        assert here.in_flight == 0
 
     run(test())
 
@@ -239,7 +254,7 @@ def test_main_not_ready_is_a_503_and_its_share_is_never_given_to_a_canary() -> N
     run(test())
 
 
-@pytest.mark.parametrize("script", [FULL, REFUSES], ids=["takes nothing in time", "refuses"])
+@pytest.mark.parametrize("script", [GONE, REFUSES], ids=["goes before it takes anything", "refuses"])
 def test_main_taking_nothing_is_a_503(script: Script) -> None:
     async def test() -> None:
         here = only_main(FakeTransport(script), target_wait_s=SOON_S)
@@ -252,7 +267,7 @@ def test_main_taking_nothing_is_a_503(script: Script) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("canary", [FakeTransport, lambda: FakeTransport(FULL)])
+@pytest.mark.parametrize("canary", [FakeTransport, lambda: FakeTransport(GONE)])
 def test_a_canary_and_main_both_down_are_a_503_in_the_canarys_name(canary: Any) -> None:
     async def test() -> None:
         here = world(canary(), FakeTransport(routable=0), target_wait_s=SOON_S)
@@ -263,10 +278,10 @@ def test_a_canary_and_main_both_down_are_a_503_in_the_canarys_name(canary: Any) 
     run(test())
 
 
-@pytest.mark.parametrize("script", [FULL, REFUSES], ids=["takes nothing in time", "refuses"])
+@pytest.mark.parametrize("script", [GONE, REFUSES], ids=["goes before it takes anything", "refuses"])
 def test_main_taking_nothing_of_a_canarys_is_a_503_in_the_canarys_name(script: Script) -> None:
     async def test() -> None:
-        here = world(FakeTransport(FULL), FakeTransport(script), target_wait_s=SOON_S)
+        here = world(FakeTransport(GONE), FakeTransport(script), target_wait_s=SOON_S)
         error = await refusal(here)
         assert verdict(error) == (503, "a", "failover")
         assert "a is not ready, and main took no request" in str(error)
@@ -382,7 +397,7 @@ def test_time_that_runs_out_before_the_wait_for_a_replica_is_a_504_and_the_reque
 
 def test_the_time_a_canary_took_is_gone_when_main_answers_for_it() -> None:
     async def test() -> None:
-        here = world(FakeTransport(FULL), FakeTransport(SILENT), targets=late(LATER_S), target_wait_s=SOON_S)
+        here = world(FakeTransport(GONE), FakeTransport(SILENT), targets=late(LATER_S), target_wait_s=SOON_S)
         began = asyncio.get_running_loop().time()
         assert verdict(await refusal(here)) == (504, "main", "failover")
         assert asyncio.get_running_loop().time() - began < 1
@@ -427,7 +442,7 @@ def test_a_request_that_wakes_a_target_waits_longer_than_others_and_than_the_ben
 
 def test_a_target_that_does_not_wake_in_time_gives_its_request_to_main() -> None:
     async def test() -> None:
-        got = await answer(sleeping(FULL, cold_start_timeout_s=SOON_S))
+        got = await answer(sleeping(GONE, cold_start_timeout_s=SOON_S))
         assert (got.target.key, got.reason) == ("main", Reason.FAILOVER)
 
     run(test())
@@ -468,7 +483,7 @@ def test_a_sleeping_main_takes_one_of_a_canarys_requests_at_a_time() -> None:
 
 def test_many_requests_at_once_are_each_sent_exactly_once_and_leave_nothing_in_flight() -> None:
     async def test() -> None:
-        scripts = [FULL, BREAKS, Script(answer=head()), REFUSES, SILENT] * 20
+        scripts = [REFUSES, BREAKS, Script(answer=head()), REFUSES, SILENT] * 20
         targets = {"main": target_config(capacity=1000), "a": target_config("a", timeout_s=LATER_S)}
         here = world(FakeTransport(*scripts), targets=targets, target_wait_s=SOON_S)
         outcomes = await asyncio.gather(*(answer(here) for _ in scripts), return_exceptions=True)
