@@ -196,8 +196,8 @@ class Ingress(_Model):
     )
     target_wait_s: Seconds = Field(
         default=0.25,
-        description="How many seconds a request may wait for a canary's replica before it goes to main, "
-        "and for main's before it gets a 503.",
+        description="How many seconds a request may wait for a version that has lost its last replica, before it goes "
+        "to main; for main itself it then gets a 503.",
     )
 
 

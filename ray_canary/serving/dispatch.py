@@ -167,8 +167,8 @@ def _too_late(target: Target, reason: Reason, limit: float) -> Unanswered:
 class _Wait:
     """Ends a request's wait for a target that has no replica for it.
 
-    A target that has replicas, all of them busy, keeps its request: sending it elsewhere would change the split by load,
-    and load main with it. `traffic.timeout` ends that wait.
+    A target that has replicas, all of them busy, keeps its request: sending it elsewhere would bend the split under
+    load, and load main with it. `traffic.timeout` ends that wait.
     """
 
     def __init__(self, target: Target, request: Request, call: Call, at_most_s: float) -> None:

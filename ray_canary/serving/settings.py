@@ -68,7 +68,7 @@ class IngressSettings(_Model):
     split: SplitSettings = Field(description="Which target answers.")
     targets: dict[str, TargetSettings] = Field(description="The targets, main among them.")
     max_body_bytes: Natural = Field(default=100_000_000, description="Largest request body; more gets a 413.")
-    target_wait_s: Seconds = Field(default=0.25, description="Seconds a request may wait for a target's replica.")
+    target_wait_s: Seconds = Field(default=0.25, description="Seconds to wait for a target without a replica.")
     ingress_replicas: Positive = Field(default=1, description="How many ingress replicas share a target's capacity.")
     file: dict[str, Any] | None = Field(default=None, description="The Deployment file; kept for `get` and `update`.")
     terminated: Flag = Field(default=False, description="Whether the Deployment is switched off: every answer is 503.")

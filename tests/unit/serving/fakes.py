@@ -56,8 +56,9 @@ def head(body: bytes = b"answer", *, more: bool = False, status: int = 200, head
 class Script:
     """What a replica does with a request.
 
-    Without `takes` nothing of the request is ever sent; with `leaves` the replica goes, and it was the last. `answer` is the beginning of its response, or what it raises;
-    None is silence. `parts` are the rest of the body: an event holds it up, an exception breaks it.
+    Without `takes` nothing of the request is ever sent; with `leaves` the replica goes, and it was the last.
+    `answer` is the beginning of its response, or what it raises; None is silence. `parts` are the rest of the body:
+    an event holds it up, an exception breaks it.
     """
 
     takes: bool = True
