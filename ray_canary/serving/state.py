@@ -296,9 +296,7 @@ class Live:
         if versions:
             weights = self.settings.split.weights
             stored["canary"]["versions"] = {
-                key: {"bento": None, "weight": weights[key], **version}
-                for key, version in versions.items()
-                if key in weights
+                key: {**version, "weight": weights[key]} for key, version in versions.items() if key in weights
             }
         return stored
 

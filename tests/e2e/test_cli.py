@@ -12,8 +12,8 @@ from ray_canary import deployment
 from ray_canary.errors import Conflict, DeployFailed, NotFound
 from ray_canary.explaining import explain
 from ray_canary.splitter import moved_share
-from tests.e2e.harness import RealCluster, build_bento, wait_for
-from tests.e2e.test_lifecycle import light, version_of, who
+from tests.e2e.harness import RealCluster, wait_for
+from tests.e2e.test_lifecycle import build_light, light, version_of, who
 
 WEIGHTS = {"a": 40, "b": 20}
 TARGET_KEYS = {"application", "bento", "effective_weight", "message", "ready", "replicas", "status", "weight"}
@@ -23,7 +23,7 @@ KEYS = {"bento", "config", "endpoint_urls", "ingress", "name", "split", "status"
 @pytest.fixture(scope="module")
 def light_cluster(shared: RealCluster) -> Iterator[RealCluster]:
     """A cluster with the Deployment `light`: main, a and b."""
-    build_bento(shared.home, "fragile", "v1")
+    build_light(shared.home)
     shared.canary("deploy", "-f", shared.write("light.yaml", light(WEIGHTS)))
     yield shared
     shared.clear()
