@@ -136,7 +136,8 @@ def service_deployment(service: ServicePlan, prefix: str = "") -> Config:
 
 def single_prefix(key: str) -> str:
     """Return what the deployments of a target begin with where all targets share one application."""
-    return f"{key}-"
+    # No key has a dot in it, so that nobody's prefix is the beginning of another's.
+    return f"{key}."
 
 
 def single_settings(plan: Plan) -> IngressSettings:

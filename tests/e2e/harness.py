@@ -1,5 +1,6 @@
 """A local Ray for tests, and what a user would do with it: `serve deploy`, `ray-canary`, HTTP."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import httpx
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from ray_canary.serving import local
 from ray_canary.serving.cluster import Cluster
@@ -115,6 +118,19 @@ class RealCluster:
             for replica in one.replicas
             if replica.state == "RUNNING" and replica.pid and deployment in (None, one.name)
         }
+
+    def metrics(self) -> list[Sample]:
+        """Read every sample of ours from the Prometheus endpoints of this cluster's nodes."""
+        (session,) = {
+            argument.removeprefix("--session-dir=")
+            for process in local.processes_of(self.local.name)
+            for argument in process.cmdline()
+            if argument.startswith("--session-dir=")
+        }
+        found = json.loads((Path(session) / "prom_metrics_service_discovery.json").read_text())
+        pages = [httpx.get(f"http://{target}/metrics").text for group in found for target in group["targets"]]
+        families = (family for page in pages for family in text_string_to_metric_families(page))
+        return [sample for family in families for sample in family.samples if sample.name.startswith("ray_canary_")]
 
     def until_ready(self, name: str, *, timeout_s: float = 90) -> None:
         """Wait until every target of a Deployment is ready and its ingress answers with the effective weights."""

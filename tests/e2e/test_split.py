@@ -1,7 +1,6 @@
 """Who is answered by which version, over HTTP: what the splitter says, in every process, and the metrics agree."""
 
 import http.client
-import json
 import os
 import signal
 import subprocess
@@ -15,11 +14,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from ray_canary import metrics
-from ray_canary.serving import local
 from ray_canary.splitter import Splitter
 from tests.e2e.deployments import HTTP_PORT, probe
 from tests.e2e.harness import RealCluster, wait_for
@@ -209,20 +206,7 @@ def test_a_random_split_hits_its_weights_within_the_partial_blocks_of_each_ingre
 @pytest.fixture(scope="module")
 def scrape(shared: RealCluster) -> Callable[[], list[Sample]]:
     """Return what reads every sample of this cluster's own Prometheus endpoints."""
-    (session,) = {
-        argument.removeprefix("--session-dir=")
-        for process in local.processes_of(shared.local.name)
-        for argument in process.cmdline()
-        if argument.startswith("--session-dir=")
-    }
-
-    def read() -> list[Sample]:
-        found = json.loads((Path(session) / "prom_metrics_service_discovery.json").read_text())
-        pages = [httpx.get(f"http://{target}/metrics").text for group in found for target in group["targets"]]
-        families = (family for page in pages for family in text_string_to_metric_families(page))
-        return [sample for family in families for sample in family.samples if sample.name.startswith("ray_canary_")]
-
-    return read
+    return shared.metrics
 
 
 def total(samples: list[Sample], name: str, *labels: str) -> dict[Any, float]:

@@ -371,7 +371,7 @@ def test_in_the_single_application_form_weights_are_all_that_the_users_config_ne
     plan = published(store)
     (application,) = compile.single_application_config(plan)["applications"]
     names = [deployment["name"] for deployment in application["deployments"]]
-    assert names == ["Ingress", "main-Summarization", "a-Summarization", "b-Summarization"]
+    assert names == ["Ingress", "main.Summarization", "a.Summarization", "b.Summarization"]
     settings = IngressSettings.model_validate(application["deployments"][0]["user_config"])
     assert {one.application for one in settings.targets.values()} == {None}
     assert [one.deployment for one in settings.targets.values()] == names[1:]

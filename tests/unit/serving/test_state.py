@@ -248,7 +248,7 @@ def single(plan: Plan, a: dict[str, Any], **given: Any) -> Live:
     (made,) = compile.single_application_config(plan)["applications"]
     parts = [
         shape.deployment("Ingress", shape.replica(), user_config=made["deployments"][0]["user_config"]),
-        shape.deployment("main-S", shape.replica()),
+        shape.deployment("main.S", shape.replica()),
         a,
     ]
     return OnCluster.of(shape.details(shape.application("d", *parts, config=made, route_prefix="/", **given))).live()[
@@ -258,7 +258,7 @@ def single(plan: Plan, a: dict[str, Any], **given: Any) -> Live:
 
 def test_in_one_application_every_version_has_a_state_of_its_own(plan: Plan) -> None:
     found = single(
-        plan, shape.deployment("a-S", status="DEPLOY_FAILED", message=FAILED, target=1), status="DEPLOY_FAILED"
+        plan, shape.deployment("a.S", status="DEPLOY_FAILED", message=FAILED, target=1), status="DEPLOY_FAILED"
     )
     assert found.single
     assert {key: target.status for key, target in found.targets.items()} == {"main": "running", "a": "failed"}
