@@ -36,3 +36,9 @@ def test_a_request_has_an_id() -> None:
     from ray.serve import context
 
     assert hasattr(context._get_serve_request_context(), "request_id")
+
+
+def test_a_call_knows_whether_a_replica_has_accepted_it() -> None:
+    from ray.serve.handle import DeploymentResponseGenerator
+
+    assert "self._replica_result_future = " in inspect.getsource(DeploymentResponseGenerator.__mro__[1])
