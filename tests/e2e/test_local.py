@@ -33,6 +33,8 @@ def settings(number: int) -> local.Local:
         environment={
             local.HAPROXY_STATS_PORT: str(28450 + base),
             local.HAPROXY_METRICS_PORT: str(29150 + base),
+            local.FALLBACK_PORT: str(8900 + base),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(9900 + base),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(30500 + base),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(40500 + base),
         },
