@@ -43,6 +43,11 @@ class _Group(click.Group):
         except RayCanaryError as error:
             err.print(Text.assemble(("Error: ", "bold red"), str(error)))
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            err.print(
+                "Interrupted. What was submitted goes on; `ray-canary get` shows how far it is, and to run it again is safe."
+            )
+            ctx.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -272,6 +277,8 @@ def up(
     planned = _planned(file, instance_types) if file else None
     if local.runs():
         out.print("A local Ray of ours runs already; `ray-canary down` ends it.")
+        if file:
+            out.print(f"Whether {file} fits it, `ray-canary plan -f {file}` says.")
         return
     wanted = local.sized(planned, num_cpus, memory, haproxy)
     local.up(wanted)

@@ -22,6 +22,7 @@ def explain(
     found, reason = _key(settings, key, header, query)
     told: dict[str, Any] = {
         "deployment": live.name,
+        "terminated": settings.terminated,
         "key": None if found is None else found.decode(errors="backslashreplace"),
         "reason": reason,
         "weights": settings.split.shares(),

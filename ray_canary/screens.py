@@ -169,7 +169,11 @@ def listing(lives: Iterable[Live]) -> None:
         if live.rejected:
             table.add_row(live.name, _status(live.status), "-", "rejected", live.url)
             continue
-        shares = ", ".join(f"{key} {weight}" for key, weight in live.settings.split.shares().items())
+        effective = live.effective()
+        shares = ", ".join(
+            f"{key} {weight}" if effective[key] == weight else f"{key} {weight} (in force {effective[key]})"
+            for key, weight in live.settings.split.shares().items()
+        )
         table.add_row(live.name, _status(live.status), live.settings.targets["main"].bento, shares, live.url)
     out.print(table)
 
@@ -223,6 +227,9 @@ def explanation(told: Mapping[str, Any]) -> None:
         shown = "-" if score is None else f"{score:.6f}"
         table.add_row(key, f"{weight} %", shown, "<- chosen" if key == told["version"] else "")
     out.print(table)
+    if told["terminated"]:
+        out.print("The Deployment is terminated, so every request gets a 503 until it is deployed again.")
+        return
     if told["version"] is None:
         return
     if told["answers"] == told["version"]:

@@ -86,9 +86,12 @@ def run(file: str) -> None:
     now = _replicas(deployment.get(live.name).live)
     _show_pids(before, now)
     failed = first.failed + again.failed + during.failed + after.failed
-    if failed or moved or before != now:
-        message = f"{failed} failed requests, {moved} users moved, replicas {before} -> {now}"
-        raise DeployFailed(f"The demo failed: {message}")
+    gone = [f"{key} (pid {pid})" for key, pids in before.items() for pid in pids if pid not in now.get(key, [])]
+    if failed or moved or gone:
+        raise DeployFailed(
+            f"The demo failed: {failed} failed requests; {moved} users met another version though no weight had "
+            f"changed; replicas that have gone: {', '.join(gone) or 'none'}. Its Ray still runs; `ray-canary down` ends it."
+        )
     _show_next(live)
 
 
@@ -196,8 +199,14 @@ def _show_shares(traffic: Traffic, weights: dict[str, int]) -> None:
 
 def _show_pids(before: dict[str, list[int | None]], now: dict[str, list[int | None]]) -> None:
     for key, pids in now.items():
-        same = "unchanged" if before.get(key) == pids else f"before: {before.get(key)}"
-        out.print(f"  {key}: replica pid {', '.join(map(str, pids))} ({same})")
+        kept, added = [pid for pid in before[key] if pid in pids], [pid for pid in pids if pid not in before[key]]
+        said = "unchanged" if kept == before[key] else f"before: {_listed(before[key])}"
+        more = f"; {_listed(added)} added by its autoscaling" if added else ""
+        out.print(f"  {key}: replica pid {_listed(kept)} ({said}{more})")
+
+
+def _listed(pids: list[int | None]) -> str:
+    return ", ".join(map(str, pids)) or "none"
 
 
 def _show_next(live: Live) -> None:

@@ -1,4 +1,4 @@
-"""A local Ray with the right settings: HAProxy where it exists, room for the file, everything on loopback."""
+"""A local Ray with the right settings: HAProxy where it exists, room for the file, Serve and dashboard on loopback."""
 
 import math
 import os

@@ -157,7 +157,13 @@ class Rollout:
         self._until_in_force(live.name, application, time.monotonic() + timeout_s)
 
     def _until_in_force(self, name: str, application: Config, deadline: float) -> None:
-        while not _in_force(self._cluster.state().applications.get(name), application):
+        submitted = _user_config(application)
+        while True:
+            state = self._cluster.state().applications.get(name)
+            if state is None or state.going or _user_config(state.config or {}) != submitted:
+                raise DeployFailed(f"Somebody else changed {name} in the meantime; see `ray-canary get {name}`")
+            if _in_force(state, application):
+                return
             if time.monotonic() > deadline:
                 raise DeployFailed(f"The ingress of {name} doesn't have the new split; see `ray-canary get {name}`")
             time.sleep(LOOK_EVERY_S / 5)
@@ -228,13 +234,18 @@ class _Watch:
         return any(r.id in old and r.state != "STOPPING" for r in state.deployments[deployment].replicas)
 
 
+def _user_config(application: Config) -> Any:
+    """Return what the ingress of an application is given."""
+    parts = (one for one in application.get("deployments") or () if one["name"] == INGRESS_DEPLOYMENT)
+    return next((one.get("user_config") for one in parts), None)
+
+
 def _in_force(state: ApplicationState | None, application: Config) -> bool:
     """Whether every ingress replica has the `user_config` of `application`."""
     if state is None:
         raise NotFound(f"The cluster has no application {application['name']}")
     entry = state.deployments.get(INGRESS_DEPLOYMENT)
-    wanted = next(one for one in application["deployments"] if one["name"] == INGRESS_DEPLOYMENT)
-    if entry is None or entry.user_config != wanted["user_config"]:
+    if entry is None or entry.user_config != _user_config(application):
         return False
     # The controller shows a new user_config at once, and the deployment as UPDATING until every replica has it.
     return entry.status == "HEALTHY" and entry.settled and entry.running > 0

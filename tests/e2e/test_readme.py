@@ -32,7 +32,7 @@ def at_home(shared: RealCluster) -> Iterator[RealCluster]:
     shutil.copytree(ROOT / "configs", shared.work / "configs")
     summarization = shared.work / "configs" / "summarization.yaml"
     summarization.write_text(f"{summarization.read_text()}\nray:\n  http: {{port: {HTTP_PORT}}}\n")
-    shared.write("canary.yaml", f"{DEPLOYMENT}\nray:\n  http: {{port: {HTTP_PORT}}}\n")
+    shared.write("canary.yaml", DEPLOYMENT.replace("ray: {", f"ray: {{http: {{port: {HTTP_PORT}}}, "))
     yield shared
     shared.clear()
 
