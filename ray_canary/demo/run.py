@@ -90,7 +90,8 @@ def run(file: str) -> None:
     if failed or moved or gone:
         raise DeployFailed(
             f"The demo failed: {failed} failed requests; {moved} users met another version though no weight had "
-            f"changed; replicas that have gone: {', '.join(gone) or 'none'}. Its Ray still runs; `ray-canary down` ends it."
+            f"changed; replicas that have gone: {', '.join(gone) or 'none'}. "
+            "Its Ray still runs; `ray-canary down` ends it."
         )
     _show_next(live)
 
