@@ -44,9 +44,8 @@ class _Group(click.Group):
             err.print(Text.assemble(("Error: ", "bold red"), str(error)))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            err.print(
-                "Interrupted. What was submitted goes on; `ray-canary get` shows how far it is, and to run it again is safe."
-            )
+            err.print("Interrupted. What was submitted goes on: see `ray-canary get`. To run it again is safe.")
+
             ctx.exit(130)
 
 
