@@ -45,7 +45,6 @@ class _Group(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             err.print("Interrupted. What was submitted goes on: see `ray-canary get`. To run it again is safe.")
-
             ctx.exit(130)
 
 

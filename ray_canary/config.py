@@ -250,7 +250,7 @@ class DeploymentFile(_Model):
         except ValidationError as error:
             problems = [*legal.problems(error, cls), *problems]
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(legal.once(problems))
         return file
 
     def warnings(self) -> tuple[str, ...]:

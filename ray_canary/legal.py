@@ -17,6 +17,7 @@ _PART = "[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?"
 BENTO_TAG = f"^{_PART}(:{_PART})?$"
 """`name` or `name:version`, as BentoML takes it (which turns capitals into small letters)."""
 
+_MEANT = re.compile(r"did you mean '([^']+)'")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?", re.ASCII)
 _CONTAINERS = {
     "model_type": "a mapping",
@@ -168,3 +169,14 @@ def _bare(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, UnionType):
         return _bare(next(part for part in get_args(annotation) if part is not type(None)))
     return annotation
+
+
+def once(found: Iterable[Problem]) -> list[Problem]:
+    """Tell a misspelt key once: that the key it was meant to be is missing is the same mistake."""
+    told = list(found)
+    meant = {
+        f"{problem.path.rpartition('.')[0]}.{match[1]}".lstrip(".")
+        for problem in told
+        if (match := _MEANT.search(problem.hint or "")) and "is not a known key" in problem.message
+    }
+    return [problem for problem in told if not (problem.path in meant and problem.message.startswith("is required"))]

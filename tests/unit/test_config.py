@@ -355,3 +355,11 @@ def test_reading_a_file_imports_neither_ray_nor_bentoml() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_misspelt_key_is_one_mistake_though_the_key_it_was_meant_to_be_is_missing() -> None:
+    version = {"bento": "y:w", "wieght": 20}
+    data = {"name": "x", "bento": "y:z", "canary": {"route_type": "random", "versions": {"a": version}}}
+    with pytest.raises(ConfigError) as raised:
+        config.parse(data)
+    assert [problem.path for problem in raised.value.problems] == ["canary.versions.a.wieght"]

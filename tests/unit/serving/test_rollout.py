@@ -1,0 +1,42 @@
+"""Changing what is on a cluster while somebody else does, too."""
+
+from pathlib import Path
+
+import pytest
+
+from ray_canary import config
+from ray_canary.bentos import BentoStore
+from ray_canary.errors import DeployFailed
+from ray_canary.instances import Catalogue
+from ray_canary.plan import resolve
+from ray_canary.serving import compile
+from ray_canary.serving.compile import Config
+from ray_canary.serving.rollout import Rollout
+from ray_canary.serving.state import OnCluster
+from tests.unit.bento_store import write_bento
+from tests.unit.serving import details as shape
+
+
+class Contested:
+    """A cluster on which somebody undoes every change at once."""
+
+    def __init__(self, there: OnCluster) -> None:
+        self.there = there
+        self.submitted: list[Config] = []
+
+    def state(self) -> OnCluster:
+        return self.there
+
+    def submit(self, config: Config) -> None:
+        self.submitted.append(config)
+
+
+def test_whoever_is_overtaken_by_another_change_is_told_so_at_once_and_goes_no_further(tmp_path: Path) -> None:
+    write_bento(tmp_path, "s:1", {"S": {}})
+    versions = {"a": {"bento": "s:1", "weight": 30}}
+    data = {"name": "d", "bento": "s:1", "canary": {"route_type": "random", "versions": versions}}
+    plan = resolve(config.parse(data), BentoStore(tmp_path), Catalogue.default())
+    cluster = Contested(shape.deployed(compile.serve_config(plan)))
+    with pytest.raises(DeployFailed, match="Somebody else changed d in the meantime"):
+        Rollout(cluster).set_weights(cluster.there.live()["d"], {"a": 40}, timeout_s=3600)  # type: ignore[arg-type]
+    assert len(cluster.submitted) == 1
