@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ray_canary import __version__, deployment, screens
 from ray_canary.config import DeploymentFile
-from ray_canary.errors import ConfigError, RayCanaryError
+from ray_canary.errors import ConfigError, DoesNotFit, RayCanaryError
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
@@ -126,7 +126,7 @@ def plan(file: str, offline: bool, instance_types: str | None, address: str | No
 def _too_small(planned: Plan, cluster: Cluster) -> str | None:
     try:
         fitting.check_fit(planned, cluster.state(), cluster.resources())
-    except RayCanaryError as error:
+    except DoesNotFit as error:
         return str(error)
     return None
 

@@ -150,8 +150,8 @@ def _keys(annotation: Any) -> Iterable[str]:
 def _model(annotation: Any, loc: tuple[str | int, ...]) -> type[BaseModel] | None:
     """Return the model that validates what stands at `loc`."""
     for step in loc:
-        annotation = _step(_bare(annotation), step)
-    bare = _bare(annotation)
+        annotation = _step(bare_type(annotation), step)
+    bare = bare_type(annotation)
     return bare if isinstance(bare, type) and issubclass(bare, BaseModel) else None
 
 
@@ -162,12 +162,12 @@ def _step(annotation: Any, step: str | int) -> Any:
     return arguments[1] if get_origin(annotation) is dict else arguments[0]
 
 
-def _bare(annotation: Any) -> Any:
+def bare_type(annotation: Any) -> Any:
     """Take `Annotated[...]` and `... | None` off a type."""
     if get_origin(annotation) is Annotated:
-        return _bare(get_args(annotation)[0])
+        return bare_type(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return _bare(next(part for part in get_args(annotation) if part is not type(None)))
+        return bare_type(next(part for part in get_args(annotation) if part is not type(None)))
     return annotation
 
 

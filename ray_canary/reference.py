@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ray_canary import metrics
 from ray_canary.config import DeploymentFile, Env, Label, ServiceConfig, Version
-from ray_canary.legal import Legal
+from ray_canary.legal import Legal, bare_type
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 
@@ -173,7 +173,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
         if step:
             path = f"{path}.{step}"
         if inner is Version:
-            yield Key(path, _words(get_args(_bare(field.annotation))[0]), "none", _docstring(Version))
+            yield Key(path, _words(get_args(bare_type(field.annotation))[0]), "none", _docstring(Version))
         if inner is not None:
             yield from _keys(inner, f"{path}.")
         else:
@@ -182,9 +182,9 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
 
 def _inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     """Return the model whose keys stand under an annotation, and the name of the key between, if it is a mapping."""
-    bare = _bare(annotation)
+    bare = bare_type(annotation)
     if get_origin(bare) is dict:
-        inner = _bare(get_args(bare)[1])
+        inner = bare_type(get_args(bare)[1])
         named = {ServiceConfig: "<service>", Version: "<version>"}
         if inner in named:
             return inner, named[inner]
@@ -202,10 +202,10 @@ def _words(annotation: Any) -> str:
     for note in _notes(annotation):
         if isinstance(note, Legal):
             return note.words
-    bare = _bare(annotation)
+    bare = bare_type(annotation)
     if get_origin(bare) is tuple:
         inner = get_args(bare)[0]
-        return _CONTAINERS.get(_bare(inner)) or f"a list; each {_words(inner)}"
+        return _CONTAINERS.get(bare_type(inner)) or f"a list; each {_words(inner)}"
     if get_origin(bare) is dict:
         return _words(get_args(bare)[1])
     raise TypeError(f"{annotation!r} has no legal values in words")
@@ -219,14 +219,6 @@ def _notes(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) in (Union, UnionType):
         return _notes(next(part for part in get_args(annotation) if part is not type(None)))
     return ()
-
-
-def _bare(annotation: Any) -> Any:
-    if get_origin(annotation) is Annotated:
-        return _bare(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return _bare(next(part for part in get_args(annotation) if part is not type(None)))
-    return annotation
 
 
 def _left_out(path: str, field: FieldInfo) -> str:

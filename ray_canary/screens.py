@@ -13,7 +13,7 @@ from ray_canary.deployment import WeightChange, describe
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
 from ray_canary.serving import local
-from ray_canary.serving.changes import Change, Effect
+from ray_canary.serving.changes import Change, Effect, restarts
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
 
@@ -138,7 +138,7 @@ def plan_changes(found: tuple[Change, ...]) -> None:
         effect = Text(change.effect, style=_EFFECTS[change.effect])
         table.add_row(change.application, change.deployment, effect, ", ".join(change.because))
     out.print(table)
-    restarting = sorted({change.application for change in found if change.effect is Effect.RESTART})
+    restarting = sorted({change.application for change in found if restarts(found, change.application)})
     if restarting:
         out.print(f"Replicas restart in: {', '.join(restarting)}. No other version is touched.")
     else:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,6 @@ class RealCluster:
     home: Path
     work: Path
     local: local.Local
-    _names: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:

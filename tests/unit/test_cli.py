@@ -12,7 +12,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from ray_canary import __version__
-from ray_canary.cli import cli
+from ray_canary.cli import _too_small, cli
+from ray_canary.errors import ClusterError
+from ray_canary.serving.state import OnCluster
 from tests.unit.bento_store import demo_store, write_bento
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -305,3 +307,14 @@ def test_a_catalogue_of_ones_own_takes_the_place_of_the_built_in_one(monkeypatch
     assert json.loads(run("list-instance-types", "-o", "json").stdout) == expected
     said = run("build", "-f", SUMMARIZATION, code=2).stderr
     assert 'there is no instance type "cpu.2"; types.yaml has tiny' in said
+
+
+def test_a_plan_takes_only_a_lack_of_room_for_a_lack_of_room(tmp_path: Path) -> None:
+    class Silent:
+        """A cluster that has stopped answering."""
+
+        def state(self) -> OnCluster:
+            raise ClusterError("gone")
+
+    with pytest.raises(ClusterError, match="gone"):
+        _too_small(None, Silent())  # type: ignore[arg-type]
