@@ -8,6 +8,7 @@ from ray_canary.errors import ClusterError
 from ray_canary.serving.compile import Config
 from ray_canary.serving.local import token_exists
 from ray_canary.serving.state import OnCluster
+from ray_canary.serving.store import GcsStore, gcs_address
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -60,6 +61,23 @@ class Cluster:
             message = f"The cluster at {self.address} doesn't say what nodes it has: {_last_line(error)}"
             raise ClusterError(message) from error
         return [dict(node.get("resources_total") or {}) for node in nodes if node.get("state") == "ALIVE"]
+
+    def store(self) -> GcsStore:
+        """Connect to what this cluster keeps beside Serve: revisions, leases, tokens.
+
+        Raises:
+            ClusterError: the dashboard doesn't say where GCS is, or GCS can't be reached from here.
+        """
+        try:
+            reply = self._client._do_request("GET", "/nodes?view=summary")
+            reply.raise_for_status()
+            address = gcs_address(reply.json())
+            if address is None:
+                raise ValueError("no raylet names it")
+            return GcsStore.at(address)
+        except Exception as error:
+            message = f"Ray's GCS, which keeps revisions and tokens, can't be reached: {_last_line(error)}"
+            raise ClusterError(message) from error
 
 
 def _use_token() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from ray_canary.keys import header_key, query_key
 from ray_canary.serving.settings import MAIN, IngressSettings
@@ -12,6 +12,10 @@ from ray_canary.serving.transport import Broken, Call, NotSent
 from ray_canary.serving.wire import Head, Request
 from ray_canary.splitter import Splitter
 
+#: What BentoML serves beside a Bento's own endpoints, and no client asks for by key: main answers.
+_SYSTEM_PATHS: Final = frozenset({"/", "/livez", "/healthz", "/readyz", "/metrics", "/schema.json", "/docs.json"})
+_SYSTEM_FOLDER: Final = "/static_content/"
+
 
 class Reason(StrEnum):
     """Why a request went where it went; the value of `X-Bento-Split`."""
@@ -19,6 +23,8 @@ class Reason(StrEnum):
     KEYED = "keyed"
     RANDOM = "random"
     NO_KEY = "no-key"
+    PINNED = "pinned"
+    SYSTEM = "system"
     FAILOVER = "failover"
 
 
@@ -81,18 +87,26 @@ class Dispatcher:
 
     def choose(self, request: Request) -> tuple[str, Reason]:
         """Return the target that the split gives this request, ready or not, and why."""
+        key = self._key(request)
+        if key is not None:
+            return self._splitter.choose(key), Reason.KEYED
+        if _is_system(request):
+            return MAIN, Reason.SYSTEM
         if not self._keyed:
             return self._splitter.draw(), Reason.RANDOM
-        key = header_key(request.headers, self._name) if self._by_header else query_key(request.query, self._name)
-        if key is None:
-            self._observer.missed_key()
-            return self._splitter.draw(), Reason.NO_KEY
-        return self._splitter.choose(key), Reason.KEYED
+        self._observer.missed_key()
+        return self._splitter.draw(), Reason.NO_KEY
 
-    async def answer(self, request: Request, arrived: float) -> Answer:
+    def _key(self, request: Request) -> bytes | None:
+        if not self._keyed:
+            return None
+        return header_key(request.headers, self._name) if self._by_header else query_key(request.query, self._name)
+
+    async def answer(self, request: Request, arrived: float, pinned: str | None = None) -> Answer:
         """Get the beginning of a response for `request`, which arrived at loop time `arrived`.
 
-        There are four cases:
+        `pinned` is the target that the request asks for, if it may: then no other one answers it. Else there are four
+        cases:
 
         1. The chosen target is ready and answers.
         2. A canary isn't ready, or loses its last replica before it takes the request: main answers, if it has room.
@@ -102,7 +116,7 @@ class Dispatcher:
         Raises:
             Unanswered: cases 3 and 4.
         """
-        key, reason = self.choose(request)
+        key, reason = (pinned, Reason.PINNED) if pinned is not None else self.choose(request)
         target = self.targets[key]
         failure = f"{key} is not ready"
         if target.ready:
@@ -111,7 +125,7 @@ class Dispatcher:
             except NotSent as error:
                 failure = f"{key} took no request: {error}"
                 request = request.again()
-        if key != MAIN:
+        if key != MAIN and reason is not Reason.PINNED:
             return await self._fail_over(request, arrived, key)
         raise self._unavailable(failure, key, reason)
 
@@ -158,6 +172,12 @@ class Dispatcher:
                 # Nobody waits for it any more: what has not been sent must not be sent later.
                 request.withdraw()
                 call.cancel()
+
+
+def _is_system(request: Request) -> bool:
+    if request.method not in ("GET", "HEAD"):
+        return False
+    return request.path in _SYSTEM_PATHS or request.path.startswith(_SYSTEM_FOLDER)
 
 
 def _too_late(target: Target, reason: Reason, limit: float) -> Unanswered:
