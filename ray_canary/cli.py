@@ -12,26 +12,23 @@ from ray_canary.config import DeploymentFile
 from ray_canary.errors import ConfigError, DoesNotFit, RayCanaryError
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
+from ray_canary.options import address as _address
+from ray_canary.options import output as _output
 from ray_canary.plan import Plan
 from ray_canary.screens import err, out
 from ray_canary.serving import compile, fitting, local, rollout
 from ray_canary.serving.cluster import Cluster
+from ray_canary.token_commands import token
 
 Command = Callable[..., Any]
 
 _file = click.option("-f", "--config-file", "file", required=True, metavar="FILE", help="The Deployment file.")
-_address = click.option(
-    "--address", metavar="URL", help="Ray's dashboard.  [default: $RAY_DASHBOARD_ADDRESS or http://127.0.0.1:8265]"
-)
 _instance_types = click.option(
     "--instance-types",
     metavar="FILE",
     help="The catalogue.  [default: $RAY_CANARY_INSTANCE_TYPES or the built-in]",
 )
 _timeout = click.option("--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds.")
-_output = click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="Format."
-)
 
 
 class _Group(click.Group):
@@ -305,6 +302,9 @@ def demo(file: str) -> None:
     from ray_canary.demo.run import run
 
     run(file)
+
+
+cli.add_command(token)
 
 
 def _planned(file: str, instance_types: str | None) -> Plan:

@@ -10,7 +10,6 @@ from ray_canary import legal, rules, yamlfile
 from ray_canary.errors import ConfigError
 from ray_canary.fields import (
     AboveZero,
-    Access,
     Amount,
     ApplicationName,
     Backlog,
@@ -228,8 +227,8 @@ class DeploymentFile(_Model):
     name: Name = Field(description="The Deployment's name; it can't be changed later.")
     bento: BentoTag = Field(description="The main Bento, as `name:version`, `name:latest` or `name`.")
     cluster: Text | None = Field(default=None, description="Accepted for BentoCloud's sake, and ignored.")
-    access_authorization: Access = Field(
-        default=False, description="Whether requests need an access token; `true` is refused until there are tokens."
+    access_authorization: Flag = Field(
+        default=False, description="Whether every request needs an access token (`ray-canary token create`)."
     )
     envs: Many[Env] = Field(default=(), description="Environment variables of all services of all versions.")
     secrets: Many[Text] = Field(default=(), description="Names of secrets; not resolved yet.")

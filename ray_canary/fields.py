@@ -43,13 +43,6 @@ def _not_reserved(name: str) -> str:
     return name
 
 
-def _closed_to_nobody(access: bool) -> bool:
-    if access:
-        message = "true needs access tokens, which this release does not have: it would leave the Deployment open"
-        raise refuse(message, "set it to false")
-    return access
-
-
 def _from_int(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -66,7 +59,6 @@ def _checked(read: Callable[[str | int | float], object]) -> Callable[[str | int
 
 Text = Annotated[str, Legal("text")]
 Flag = Annotated[bool, Legal("true or false")]
-Access = Annotated[bool, Legal("true or false"), AfterValidator(_closed_to_nobody)]
 Scalar = Annotated[str | int | float | bool, Legal("a single value")]
 Percent = Annotated[int, Field(ge=0, le=100), Legal("a whole number from 0 to 100")]
 Natural = Annotated[int, Field(ge=0), Legal("a whole number, 0 or more")]

@@ -97,6 +97,7 @@ class Plan(_Model):
     scheme: int = Field(default=SCHEME, description="Version of the hash.")
     route_type: Literal["random", "header", "query"] = Field(description="What a request is split by.")
     route_by: str | None = Field(description="The header or query parameter.")
+    access_authorization: bool = Field(default=False, description="Whether every request needs an access token.")
     targets: dict[str, TargetPlan] = Field(description="main first, then the versions as in the file.")
     ray: RayBlock = Field(description="What the `ray:` block says, with its defaults.")
     file: dict[str, Any] = Field(description="The file itself.")
@@ -154,6 +155,7 @@ class _Resolver:
             name=self._file.name,
             route_type=(canary.route_type if canary else None) or "random",
             route_by=canary.route_by if canary and canary.route_type != "random" else None,
+            access_authorization=self._file.access_authorization,
             targets={target.key: target for target in targets if target},
             ray=self._file.ray,
             file=self._file.to_dict(),

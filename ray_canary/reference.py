@@ -32,7 +32,6 @@ class Restarts(StrEnum):
     NOTHING = "nothing: live"
     IGNORED = "nothing: it has no effect"
     UNTIL_START = "nothing: Serve reads it only when it starts"
-    REFUSED = "nothing: any other value is refused"
     ANOTHER = "nothing: another name is another Deployment"
     SERVICE = "that service"
     MAIN = "all services of main"
@@ -47,7 +46,7 @@ class Restarts(StrEnum):
 _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("name", Restarts.ANOTHER),
     ("bento", Restarts.MAIN),
-    ("access_authorization", Restarts.REFUSED),
+    ("access_authorization", Restarts.NOTHING),
     ("envs", Restarts.EVERY),
     (f"{SERVICE}.instance_type", Restarts.SERVICE),
     (f"{SERVICE}.envs", Restarts.SERVICE),

@@ -48,6 +48,7 @@ def problems(data: object) -> Iterator[Problem]:
     file = _mapping(data)
     yield from _weights(file)
     yield from _routing(_mapping(file.get("canary")))
+    yield from _taken_headers(file)
     yield from _application_problems(file)
     for loc, target in _targets(file):
         yield from _repeated_envs((*loc, "envs"), target.get("envs"))
@@ -114,6 +115,20 @@ def _routing(canary: Mapping[str, Any]) -> Iterator[Problem]:
         legal = bool(_HEADER_NAME.fullmatch(route_by)) if route_type == "header" else bool(route_by)
         if not legal:
             yield Problem.at(("canary", "route_by"), f"{show(route_by)} is not the name of a {what}", route_by)
+
+
+def _taken_headers(file: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a route_by that names a header which the ingress itself reads."""
+    canary = _mapping(file.get("canary"))
+    route_by = canary.get("route_by")
+    if canary.get("route_type") != "header" or not isinstance(route_by, str):
+        return
+    taken = {"x-bento-version": "selects a version by hand"}
+    if file.get("access_authorization") is True:
+        taken["authorization"] = "carries the access token, which is no key"
+    if (what := taken.get(route_by.lower())) is not None:
+        message = f"{show(route_by)} {what}"
+        yield Problem.at(("canary", "route_by"), message, route_by, "split by another header, like X-User-ID")
 
 
 def _application_problems(file: Mapping[str, Any]) -> Iterator[Problem]:

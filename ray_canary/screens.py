@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ray_canary.access import Issued
 from ray_canary.deployment import WeightChange, describe
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
@@ -16,6 +18,7 @@ from ray_canary.serving import local
 from ray_canary.serving.changes import Change, Effect, restarts
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
+from ray_canary.tokens import Token
 
 #: Columns where nothing says how wide the screen is: in a log or a pipe, a table should not be folded.
 _WIDE = 160
@@ -44,6 +47,7 @@ _COLOURS = {
     "terminated": "dim",
     "terminating": "dim",
 }
+_CLOSED = "Every request needs an access token: `ray-canary token create`."
 _EFFECTS = {
     Effect.NONE: "dim",
     Effect.LIVE: "green",
@@ -90,6 +94,8 @@ def _by(route_type: str, route_by: str | None) -> str:
 def plan_targets(plan: Plan) -> None:
     """Print what a plan runs."""
     out.print(Text.assemble(("Deployment ", "bold"), f"{plan.name}: requests are split {split_of(plan)}"))
+    if plan.access_authorization:
+        out.print(_CLOSED)
     table = _table("Version", "Weight", "Bento", "Service", "Instance", "Replicas", "Reserves")
     for target in plan.targets.values():
         for service in target.services.values():
@@ -188,6 +194,8 @@ def deployment(live: Live) -> None:
     about = describe(live)
     split = live.settings.split
     out.print(f"Requests are split {_by(split.route_type, split.route_by)}.")
+    if live.settings.access_authorization:
+        out.print(_CLOSED)
     table = _table("Version", "Bento", "Weight", "In force", "Status", "Replicas")
     for key, target in about["targets"].items():
         states = [replica["state"] for replica in target["replicas"]]
@@ -265,3 +273,42 @@ def local_up(started: local.Local) -> None:
     exposed = [str(port) for port, what in started.ports().items() if "HAProxy" in what]
     haproxys = f", as do HAProxy's statistics and metrics ({' and '.join(exposed)})" if exposed else ""
     out.print(f"Ray ({started.port} and its workers' ports) listens on all interfaces{haproxys}: mind your firewall.")
+
+
+def moment(seconds: float) -> str:
+    """Return a time, given in seconds since 1970, as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _for(token: Token) -> str:
+    return "all" if token.deployments is None else ", ".join(token.deployments)
+
+
+def token_created(issued: Issued) -> None:
+    """Print a new token alone on standard output, and all about it on standard error."""
+    token = issued.token
+    where = f"Deployment {_for(token)}" if token.deployments else "all Deployments"
+    until = "it never expires" if token.expires_at is None else f"it expires at {moment(token.expires_at)}"
+    out.print(Text(issued.text))
+    err.print(
+        Text(f"Token {token.id} for {where}; {until}. Keep it now: it is shown only this once, and kept nowhere.")
+    )
+
+
+def tokens(found: Iterable[Token], now: float) -> None:
+    """Print a line for each token."""
+    table = _table("Id", "Name", "Deployments", "Created", "By", "Expires", "Expired")
+    for token in found:
+        expired = token.expired(now)
+        expires = "never" if token.expires_at is None else moment(token.expires_at)
+        cells = (token.id, token.name or "-", _for(token), moment(token.created_at), token.created_by, expires)
+        # As Text: a name is nobody's markup.
+        table.add_row(*map(Text, cells), Text("yes" if expired else "no", style="red" if expired else ""))
+    out.print(table)
+
+
+def tokens_revoked(gone: Iterable[Token]) -> None:
+    """Say which tokens are of no use any more."""
+    for token in gone:
+        out.print(Text(f"Revoked token {token.id}{f' ({token.name})' if token.name else ''}."))
+    out.print("Within a second, no request gets in with it any more.")

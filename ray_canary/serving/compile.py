@@ -69,6 +69,7 @@ def ingress_settings(plan: Plan) -> IngressSettings:
         max_body_bytes=plan.ray.ingress.max_body_bytes,
         target_wait_s=plan.ray.ingress.target_wait_s,
         ingress_replicas=plan.ray.ingress.num_replicas,
+        access_authorization=plan.access_authorization,
         file=without_weights(plan.file),
     )
 

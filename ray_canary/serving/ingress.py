@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from ray import serve
 
 from ray_canary.serving import settings as ingress_settings
+from ray_canary.serving.access import Gate, TokenWatch
 from ray_canary.serving.dispatch import Dispatcher
 from ray_canary.serving.http import Receive, Scope, Send
 from ray_canary.serving.passthrough import PassThrough
@@ -42,7 +43,10 @@ class Ingress:
         self._dispatcher: Dispatcher | None = None
         self._background: asyncio.Task[None] | None = None
         self._sleepers = Sleepers(_statuses, serve.get_replica_context().app_name)
-        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request)
+        self._access = TokenWatch()
+        self._watching: asyncio.Task[None] | None = None
+        gate = Gate(self._access.tokens)
+        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request, gate)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config` into force, if it is right.
@@ -63,6 +67,9 @@ class Ingress:
         self._recorder.rejected(False)
 
     async def _put_in_force(self, settings: IngressSettings) -> None:
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._access.run())
+            await self._access.first()
         before = self._dispatcher.targets if self._dispatcher else {}
         targets = {key: self._target(key, settings, before.get(key)) for key in settings.split.shares()}
         await _look(list(targets.values()), NEXT_LOOK_S if before else FIRST_LOOK_S)

@@ -250,7 +250,7 @@ files = st.builds(
     lambda more: {"name": "s", "bento": "s:latest"} | more,
     optional(
         cluster=texts,
-        access_authorization=st.just(False),
+        access_authorization=st.booleans(),
         envs=envs,
         secrets=st.lists(texts, max_size=2),
         labels=st.lists(st.fixed_dictionaries({"key": texts, "value": texts | st.integers()}), max_size=2),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ray_canary.serving.access import Gate
 from ray_canary.serving.dispatch import Dispatcher
 from ray_canary.serving.http import Message, Scope
 from ray_canary.serving.passthrough import PassThrough
@@ -14,6 +15,7 @@ from ray_canary.serving.targets import Target
 from ray_canary.serving.transport import Broken, NotSent
 from ray_canary.serving.wire import Head, HeaderList, Request
 from ray_canary.splitter import Splitter
+from ray_canary.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -191,7 +193,10 @@ class World:
         splitter = Splitter(self.settings.split.shares(), self.settings.deployment, arms=self.settings.arms())
         self.dispatcher = Dispatcher(self.settings, dict(self.targets), splitter, self.observer)
         self.records: list[tuple[str, str, int]] = []
-        self.app = PassThrough(lambda: self.dispatcher, lambda: "serves-id", self._record)
+        self.tokens: Tokens | None = Tokens()
+        self.now = 0.0
+        gate = Gate(lambda: self.tokens, lambda: self.now)
+        self.app = PassThrough(lambda: self.dispatcher, lambda: "serves-id", self._record, gate)
 
     def _record(self, target: str, reason: str, status: int) -> None:
         self.records.append((target, reason, status))
