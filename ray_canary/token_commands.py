@@ -1,7 +1,7 @@
 """`ray-canary token`: who may ask."""
 
 from collections.abc import Mapping
-from time import time
+from time import sleep, time
 from typing import Any
 
 import click
@@ -12,6 +12,10 @@ from ray_canary.legal import did_you_mean
 from ray_canary.options import address, output
 from ray_canary.serving.cluster import Cluster
 from ray_canary.tokens import Token, lifetime
+
+#: Seconds until every ingress replica has read a new token. `token create` waits for so long, so that the next line of
+#: a script can use it.
+IN_FORCE_S = 1.0
 
 
 @click.group()
@@ -45,8 +49,8 @@ def token() -> None:
 def create(name: str, deployments: tuple[str, ...], expires: str, address: str | None, output: str) -> None:
     """Create a token and print it, this once.
 
-    It can be used within a second. The token alone goes to standard output, and what there is to say about it to
-    standard error, so that a script can take it:
+    When the command ends, every ingress replica takes it. The token alone goes to standard output, and what there
+    is to say about it to standard error, so that a script can take it:
 
     \b
         TOKEN=$(ray-canary token create --name "the web shop" --deployment summaries --expires 30d)
@@ -56,10 +60,11 @@ def create(name: str, deployments: tuple[str, ...], expires: str, address: str |
     issued = access.create_token(name, deployments=deployments or None, expires_in=seconds, address=address)
     for sentence in _not_there(deployments, address):
         screens.warnings([sentence])
-    if output != "table":
+    if output == "table":
+        screens.token_created(issued)
+    else:
         screens.data({"token": issued.text, **_shown(issued.token)}, output)
-        return
-    screens.token_created(issued)
+    sleep(IN_FORCE_S)
 
 
 def _seconds(expires: str) -> int | None:

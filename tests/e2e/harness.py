@@ -146,7 +146,7 @@ class RealCluster:
 
     def _answers(self, path: str) -> bool:
         try:
-            return httpx.get(f"{self.url}{path}", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}{path}", timeout=5).status_code in (200, 401)  # 401: who asks needs a token
         except httpx.HTTPError:
             return False
 

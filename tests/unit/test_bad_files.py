@@ -186,11 +186,20 @@ BAD = {
         GOOD + 'access_authorization: "false"\n',
         ['f.yaml:3: access_authorization: "false" is not true or false; take the quotes off'],
     ),
-    "access tokens wanted": (
-        GOOD + "access_authorization: true\n",
+    "a split by the header that selects a version": (
+        GOOD + "canary: {route_type: header, route_by: X-Bento-Version, versions: {a: {bento: s, weight: 1}}}\n",
         [
-            "f.yaml:3: access_authorization: true needs access tokens, which this release does not have: "
-            "it would leave the Deployment open; set it to false"
+            'f.yaml:3: canary.route_by: "X-Bento-Version" selects a version by hand; '
+            "split by another header, like X-User-ID"
+        ],
+    ),
+    "a split by the token": (
+        GOOD
+        + "access_authorization: true\n"
+        + "canary: {route_type: header, route_by: authorization, versions: {a: {bento: s, weight: 1}}}\n",
+        [
+            'f.yaml:4: canary.route_by: "authorization" carries the access token, which is no key; '
+            "split by another header, like X-User-ID"
         ],
     ),
     "a version without bento": (version("{weight: 20}"), ["f.yaml:6: canary.versions.a.bento: is required"]),

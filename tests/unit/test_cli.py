@@ -31,6 +31,7 @@ COMMANDS = {
     "list-instance-types",
     "plan",
     "terminate",
+    "token",
     "up",
     "weights",
 }

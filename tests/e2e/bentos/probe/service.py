@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from starlette.responses import StreamingResponse
 
 web = FastAPI()
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+COUNTS: Counter[str] = Counter()
 EVENTS: list[str] = [f"import {os.environ.get('PROBE_START_S', '')}"]
 
 
@@ -145,6 +147,19 @@ async def echo(request: Request) -> Response:
     response.headers["x-private"] = "not for the client"
     response.headers["x-bento-version"] = "forged"
     return response
+
+
+@web.api_route("/counted/{name}", methods=METHODS)
+async def counted(name: str) -> dict[str, int]:
+    """Count the requests of a name, this one included."""
+    COUNTS[name] += 1
+    return {name: COUNTS[name]}
+
+
+@web.get("/counts")
+async def counts() -> dict[str, int]:
+    """Say how often each name was counted."""
+    return dict(COUNTS)
 
 
 @web.get("/bytes")
