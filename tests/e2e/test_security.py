@@ -1,19 +1,20 @@
 """Nobody gets in without a token, by no way there is, and no token is found where it doesn't belong."""
 
 import json
+import os
 import re
+import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import bentoml
 import httpx
 import psutil
 import pytest
 import yaml
-from bentoml.exceptions import BentoMLException
 
 from ray_canary import access
 from ray_canary.serving import local
@@ -179,12 +180,45 @@ def test_the_bento_never_sees_a_token_but_its_own_authorization(cluster: RealClu
     assert seen(f"{OPEN}/web/echo", {"Authorization": "Basic eDp5"}) == ["authorization=Basic eDp5"]
 
 
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # bentoml's own, when it is imported
 def test_bentomls_own_client_takes_a_token(cluster: RealCluster, token: str) -> None:
-    with bentoml.SyncHTTPClient(cluster.url, token=token) as client:
-        assert client.call("env", name="PROBE_NAME") == "main"
-    with pytest.raises(BentoMLException, match="401"):
-        bentoml.SyncHTTPClient(cluster.url, token=token[:-2])
+    script = (
+        "import sys, bentoml\n"
+        "with bentoml.SyncHTTPClient(sys.argv[1], token=sys.argv[2]) as client:\n"
+        "    print(client.env(name='PROBE_NAME'))\n"
+    )
+    assert cluster.run(sys.executable, "-c", script, cluster.url, token).stdout.strip() == "main"
+    done = cluster.run(sys.executable, "-c", script, cluster.url, token[:-2], code=1)
+    assert "401" in done.stderr
+
+
+def test_access_is_switched_on_and_off_live_and_nothing_restarts(cluster: RealCluster, others: str) -> None:
+    before = replicas(cluster)
+    config = yaml.safe_load((cluster.work / "both.yaml").read_text())
+    (ingress,) = [one["deployments"][0] for one in config["applications"] if one["name"] == "open"]
+    for needed, status in ((True, 401), (False, 200)):
+        ingress["user_config"]["access_authorization"] = needed
+        cluster.serve_deploy(cluster.write("switched.yaml", config))
+        wait_for(lambda: get(cluster, f"{OPEN}/livez").status_code == status, f"access is {needed}", 20)  # noqa: B023
+        assert get(cluster, f"{OPEN}/livez", bearer(others)).status_code == 200
+    wait_for(lambda: replicas(cluster) == before, "the same replicas run", 20)
+
+
+def test_an_ingress_replica_knows_the_tokens_from_its_first_request_on(cluster: RealCluster, token: str) -> None:
+    before = cluster.pids("shut")
+    os.kill(min(before), signal.SIGKILL)
+    answers: list[tuple[int, str]] = []
+
+    def replaced() -> bool:
+        response = get(cluster, "/livez", bearer(token))
+        answers.append((response.status_code, response.text))
+        now = cluster.pids("shut")
+        return len(now) == 2 and now != before
+
+    wait_for(replaced, "a new ingress replica runs", 90)
+    answers += [(one.status_code, one.text) for one in (get(cluster, "/livez", bearer(token)) for _ in range(MANY))]
+    # Some may have been on their way to the replica that died; nobody was turned away.
+    assert not [answer for answer in answers if answer[0] in (401, 403) or "have not been read" in answer[1]]
+    assert [status for status, _ in answers[-MANY:]] == [200] * MANY
 
 
 # Pinning --------------------------------------------------------------------------------------------------------------
