@@ -219,6 +219,12 @@ class RayBlock(_Model):
     applications: Block[dict[str, ApplicationName]] = Field(
         default={}, description="The Serve application that serves a target, where it isn't the one of its role."
     )
+    arms: Block[dict[str, Text]] = Field(
+        default={}, description="What seeds a target's hash, where it isn't its key: `promote` moves it with the users."
+    )
+    standalone: Many[Text] = Field(
+        default=(), description="The versions that inherit nothing from main; `promote` keeps the others as they were."
+    )
 
 
 class DeploymentFile(_Model):

@@ -71,6 +71,8 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.ingress.**", Restarts.NOTHING),
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
+    ("ray.arms.<target>", Restarts.NOTHING),
+    ("ray.standalone", Restarts.TARGET),
     *((key, Restarts.IGNORED) for key in ("cluster", "secrets", "labels", "dev", "description")),
 )
 
@@ -88,6 +90,7 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     "canary.route_type": "required with versions",
     "canary.route_by": "required with `header` and `query`",
     "ray.applications.<target>": "`<name>-main`, `<name>-canary-<version>`",
+    "ray.arms.<target>": "the target's key",
 }
 
 _CONTAINERS: Final[Mapping[type[BaseModel], str]] = {
