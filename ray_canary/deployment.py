@@ -23,7 +23,7 @@ from ray_canary.legal import did_you_mean
 from ray_canary.plan import MAIN, Plan, resolve
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.rollout import Report, Rollout
-from ray_canary.serving.state import Live
+from ray_canary.serving.state import ApplicationState, Live
 from ray_canary.splitter import least_move, moved_share
 
 ConfigFile = str | Path
@@ -269,6 +269,7 @@ def describe(live: Live) -> dict[str, Any]:
                 "weight": target.weight,
                 "effective_weight": effective[key],
                 "replicas": _replicas(target.entry),
+                "secrets": _secret_names(live, key, target.application),
                 "message": target.application.failure or target.application.trouble if target.application else None,
             }
             for key, target in live.targets.items()
@@ -281,6 +282,17 @@ def _replicas(deployment: Any) -> builtins.list[dict[str, Any]]:
     if deployment is None:
         return []
     return [{"id": one.id, "state": one.state, "pid": one.pid, "node_id": one.node_id} for one in deployment.replicas]
+
+
+def _secret_names(live: Live, key: str, application: ApplicationState | None) -> builtins.list[str]:
+    """Return the names of the secrets that a target's replicas look up."""
+    args = (application.config if application else None) or {}
+    args = args.get("args") or {}
+    if not live.single:
+        return [secret["name"] for secret in args.get("secrets") or ()]
+    versions = (args.get("canary") or {}).get("versions") or {}
+    own = (versions.get(key) or {}).get("secrets") or ()
+    return [*dict.fromkeys((*(args.get("secrets") or ()), *own))]
 
 
 def _find(cluster: Cluster, name: str) -> Live:

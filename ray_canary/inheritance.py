@@ -33,6 +33,11 @@ def envs(file: DeploymentFile, version: Version | None, name: str) -> dict[str, 
     return dict(sorted(merged.items()))
 
 
+def secrets(file: DeploymentFile, version: Version | None) -> tuple[str, ...]:
+    """Return the names of a target's secrets: the file's, then those that the version adds. The later wins a key."""
+    return tuple(dict.fromkeys((*file.secrets, *(version.secrets if version else ()))))
+
+
 def _service_envs(services: Mapping[str, ServiceConfig], name: str) -> Envs:
     return services[name].envs if name in services else ()
 

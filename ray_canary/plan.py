@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ray_canary import inheritance
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
-from ray_canary.config import DeploymentFile, RayBlock, ServiceConfig, Version
+from ray_canary.config import DeploymentFile, RayBlock, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
 from ray_canary.instances import Catalogue, bento_resources
 from ray_canary.legal import did_you_mean
@@ -23,6 +23,9 @@ _STRATEGIES: Final[Mapping[str, tuple[int, float]]] = {
     "RampedSlowRollout": (1, 0.01),
     "BestEffortControlledRollout": (0, 0.2),
 }
+#: Where a node keeps its secrets: a folder for each, with a file for each key.
+SECRETS_DIR: Final = "RAY_CANARY_SECRETS_DIR"
+DEFAULT_SECRETS_DIR: Final = "/etc/ray-canary/secrets"
 _BENTOML_TIMEOUT_S: Final = 60.0
 _COLD_START_TIMEOUT_S: Final = 300.0
 
@@ -58,6 +61,28 @@ class RolloutPlan(_Model):
     rolling_update_percentage: float = Field(description="Replicas replaced at a time, as a share; at least one.")
 
 
+class SecretPlan(_Model):
+    """A secret of a target: its name, and how it reaches the Bento. Its values are never in a plan."""
+
+    name: str = Field(description="Its name, and that of its folder on the node.")
+    type: Literal["env", "file"] = Field(description="Environment variables, or files.")
+    keys: tuple[str, ...] = Field(default=(), description="The keys that are taken; none: all that are there.")
+    path: str | None = Field(default=None, description="Where its folder stands under the replica's BENTOML_HOME.")
+
+    @property
+    def looked_up(self) -> str:
+        """Say where a replica looks it up when it starts."""
+        folder = f"${{{SECRETS_DIR}:-{DEFAULT_SECRETS_DIR}}}/{self.name} on its node"
+        return f"{folder}, else {', '.join(self.keys)} in the node's environment" if self.keys else folder
+
+    @property
+    def reaches(self) -> str:
+        """Say how the Bento gets it."""
+        if self.type == "file":
+            return f"files in $BENTOML_HOME/{self.path}"
+        return f"environment variables {', '.join(self.keys)}" if self.keys else "environment variables, one a key"
+
+
 class ServicePlan(_Model):
     """One Bento service of one target: one Serve deployment."""
 
@@ -85,6 +110,7 @@ class TargetPlan(_Model):
     bento: str = Field(description="The Bento, pinned.")
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServicePlan] = Field(description="All its Bento services.")
+    secrets: tuple[SecretPlan, ...] = Field(default=(), description="Its secrets; the later wins a key.")
     timeout_s: float = Field(description="Seconds to the first byte of a response.")
     capacity: int = Field(description="Requests at once that a replica takes before others should wait.")
     cold_start_timeout_s: float = Field(description="Seconds that a request may wait for a first replica.")
@@ -100,7 +126,7 @@ class Plan(_Model):
     targets: dict[str, TargetPlan] = Field(description="main first, then the versions as in the file.")
     ray: RayBlock = Field(description="What the `ray:` block says, with its defaults.")
     file: dict[str, Any] = Field(description="The file itself.")
-    warnings: tuple[str, ...] = Field(description="Keys that have no effect here.")
+    warnings: tuple[str, ...] = Field(description="Keys that have no effect here, and what else to know.")
     defaults: tuple[Default, ...] = Field(description="What the file leaves to us, with reasons.")
 
     def weights(self) -> dict[str, int]:
@@ -141,6 +167,7 @@ class _Resolver:
         self._catalogue = catalogue
         self._problems: list[Problem] = []
         self._defaults: dict[str, Default] = {}
+        self._warnings: list[str] = []
 
     def plan(self) -> Plan:
         versions: dict[str, Version] = dict(self._file.canary.versions) if self._file.canary else {}
@@ -157,7 +184,7 @@ class _Resolver:
             targets={target.key: target for target in targets if target},
             ray=self._file.ray,
             file=self._file.to_dict(),
-            warnings=self._file.warnings(),
+            warnings=(*self._file.warnings(), *self._warnings),
             defaults=tuple(self._defaults.values()),
         )
 
@@ -171,7 +198,8 @@ class _Resolver:
             return None
         self._check_services(place, version.services if version else self._file.services, bento)
         services = {name: self._service(place, version, name, bento) for name in bento.services}
-        self._check_envs(key, place, services[bento.entry_service], bento)
+        secrets = tuple(self._secret(name) for name in inheritance.secrets(self._file, version))
+        self._check_envs(key, place, services[bento.entry_service], secrets, bento)
         entry = services[bento.entry_service]
         return TargetPlan(
             key=key,
@@ -183,6 +211,7 @@ class _Resolver:
             bento=bento.tag,
             entry_service=bento.entry_service,
             services=services,
+            secrets=secrets,
             timeout_s=float(_traffic(entry, bento).get("timeout") or _BENTOML_TIMEOUT_S),
             capacity=_concurrency(entry, bento) or entry.max_ongoing_requests,
             cold_start_timeout_s=self._cold_start_timeout(version, entry.name),
@@ -198,10 +227,26 @@ class _Resolver:
                 hint = did_you_mean(name, bento.services) or f"it has {', '.join(bento.services)}"
                 self._problem(f"{place}services.{name}", f"Bento {bento.tag} has no such service", hint)
 
-    def _check_envs(self, key: str, place: str, entry: ServicePlan, bento: BentoInfo) -> None:
-        if missing := [name for name in required_envs(bento) if name not in entry.envs]:
-            message = f"Bento {bento.tag} requires {', '.join(missing)}, which nothing sets for {key}"
-            self._problem(f"{place}envs", message, "set it here, or in the envs of main or of the service")
+    def _secret(self, name: str) -> SecretPlan:
+        said = self._file.ray.secrets.get(name, Secret())
+        path = (said.path or name) if said.type == "file" else None
+        return SecretPlan(name=name, type=said.type, keys=said.keys, path=path)
+
+    def _check_envs(
+        self, key: str, place: str, entry: ServicePlan, secrets: tuple[SecretPlan, ...], bento: BentoInfo
+    ) -> None:
+        given = {*entry.envs, *(name for secret in secrets for name in secret.keys)}
+        missing = ", ".join(name for name in required_envs(bento) if name not in given)
+        unknown = ", ".join(secret.name for secret in secrets if secret.type == "env" and not secret.keys)
+        if missing and unknown:
+            self._warnings.append(
+                f"{place}secrets: Bento {bento.tag} requires {missing}; whether {unknown} has it shows only when a "
+                "replica starts, unless ray.secrets names the keys"
+            )
+        elif missing:
+            message = f"Bento {bento.tag} requires {missing}, which nothing sets for {key}"
+            hint = "set it here, or in the envs of main or of the service, or name a secret that has it"
+            self._problem(f"{place}envs", message, hint)
 
     def _service(self, place: str, version: Version | None, name: str, bento: BentoInfo) -> ServicePlan:
         place = f"{place}services.{name}"

@@ -107,6 +107,19 @@ def plan_targets(plan: Plan) -> None:
     out.print(table)
 
 
+def plan_secrets(plan: Plan) -> None:
+    """Print which secrets there are, by name, and where each is looked up."""
+    rows = [(target.key, secret) for target in plan.targets.values() for secret in target.secrets]
+    if not rows:
+        return
+    out.print()
+    out.print(Text("Secrets, looked up when a replica starts:", style="bold"))
+    table = _table("Version", "Secret", "As", "Looked up")
+    for key, secret in rows:
+        table.add_row(key, secret.name, secret.reaches, secret.looked_up)
+    out.print(table)
+
+
 def resources(reserved: Mapping[str, Any]) -> str:
     """Say what a replica reserves."""
     parts = [f"{reserved['num_cpus']:g} CPU"] if "num_cpus" in reserved else []
@@ -195,6 +208,9 @@ def deployment(live: Live) -> None:
         in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
         table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
     out.print(table)
+    named = [f"{key}: {', '.join(target['secrets'])}" for key, target in about["targets"].items() if target["secrets"]]
+    if named:
+        out.print(f"Secrets by name: {'; '.join(named)}.")
     for key, target in about["targets"].items():
         if target["message"]:
             out.print(Text(f"\n{key}:", style="red bold"))

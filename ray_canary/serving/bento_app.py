@@ -189,7 +189,7 @@ def _set_envs(envs: Any, *, required: bool) -> None:
     if missing and required:
         raise MissingEnv(
             f"The Bento requires environment variables that are not set: {', '.join(missing)}. "
-            "Set them under `envs` in the Deployment file."
+            "Set them under `envs` in the Deployment file, or put them into a secret that it names."
         )
     for env in wanted:
         if env.value:

@@ -115,6 +115,7 @@ def version_args(target: TargetPlan) -> Config:
             name: {"config_overrides": service.config_overrides, "depends": list(service.depends)}
             for name, service in target.services.items()
         },
+        "secrets": [secret.model_dump(mode="json") for secret in target.secrets],  # names only, never values
     }
 
 

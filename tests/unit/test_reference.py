@@ -87,12 +87,17 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.ingress.target_wait_s": (0.25, 0.5),
     "ray.hosts.max_ongoing_requests": (1000, 3000),
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),
+    "ray.secrets.<secret>.type": ("env", "file"),
+    "ray.secrets.<secret>.keys": (["A"], ["A", "B"]),
+    "ray.secrets.<secret>.path": ("here", "there/in"),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
 }
 #: What else has to stand in the file for a key to be legal.
 BESIDE: Mapping[str, Mapping[str, Any]] = {
     f"{SERVICE}.config_overrides.traffic.external_queue": {"config_overrides.traffic.concurrency": 4},
     f"{SERVICE}.scaling.min_replicas": {"scaling.max_replicas": 2},
+    **{f"ray.secrets.<secret>.{key}": {"canary.versions.a.secrets": ["a"]} for key in ("type", "keys")},
+    "ray.secrets.<secret>.path": {"canary.versions.a.secrets": ["a"], "ray.secrets.a.type": "file"},
     f"{SERVICE}.config_overrides.resources.gpu_type": {"config_overrides.resources.gpu": 1},
 }
 
@@ -139,7 +144,12 @@ def put(data: Data, path: str, value: Any) -> None:
 
 def at(key: Key, place: str) -> str:
     """Return a key's path in a place, like `services.Inner` or `canary.versions.b.services.Inner`."""
-    return key.path.replace(SERVICE, place).replace("<version>", place).replace("<target>", place)
+    return (
+        key.path.replace(SERVICE, place)
+        .replace("<version>", place)
+        .replace("<target>", place)
+        .replace("<secret>", place)
+    )
 
 
 def around(key: Key, place: str, *, inside: Mapping[str, Any] | None = None) -> tuple[Data, Data]:
@@ -215,7 +225,7 @@ def test_an_edit_of_a_versions_service_restarts_nothing_of_another_version(key: 
 @pytest.mark.parametrize("key", OTHER_KEYS, ids=lambda key: key.path)
 def test_any_other_edit_restarts_what_its_row_says(key: Key, store: BentoStore) -> None:
     edited = "c" if key.restarts is Restarts.COMES else "a"
-    before, after = around(key, edited)
+    before, after = around(key, edited, inside=BESIDE.get(key.path))
     if key.restarts is Restarts.REFUSED:
         compiled(before, store)
         with pytest.raises(ConfigError):
@@ -235,6 +245,7 @@ def test_any_other_edit_restarts_what_its_row_says(key: Key, store: BentoStore) 
             expected = {
                 Restarts.MAIN: of(("main",), SERVICES),
                 Restarts.TARGET: of(("a",), SERVICES),
+                Restarts.USERS: of(("a",), SERVICES),
                 Restarts.EVERY: of(("main", "a", "b"), SERVICES),
                 Restarts.INGRESS: set(INGRESS_ONLY),
             }
