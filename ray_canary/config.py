@@ -244,6 +244,12 @@ class RayBlock(_Model):
     secrets: Block[dict[SecretName, Block[Secret]]] = Field(
         default={}, description="How secrets reach the Bentos, where not as environment variables from their folders."
     )
+    arms: Block[dict[str, Text]] = Field(
+        default={}, description="What seeds a target's hash, where it isn't its key: `promote` moves it with the users."
+    )
+    standalone: Many[Text] = Field(
+        default=(), description="The versions that inherit nothing from main; `promote` keeps the others as they were."
+    )
 
 
 class DeploymentFile(_Model):

@@ -75,6 +75,8 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
     ("ray.secrets.**", Restarts.USERS),
+    ("ray.arms.<target>", Restarts.NOTHING),
+    ("ray.standalone", Restarts.TARGET),
     *((key, Restarts.IGNORED) for key in ("cluster", "labels", "dev", "description")),
 )
 
@@ -94,6 +96,7 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     "ray.secrets.<secret>.keys": "all that its folder has",
     "ray.secrets.<secret>.path": "the secret's name",
     "ray.applications.<target>": "`<name>-main`, `<name>-canary-<version>`",
+    "ray.arms.<target>": "the target's key",
 }
 
 _CONTAINERS: Final[Mapping[type[BaseModel], str]] = {

@@ -91,6 +91,8 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.secrets.<secret>.keys": (["A"], ["A", "B"]),
     "ray.secrets.<secret>.path": ("here", "there/in"),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
+    "ray.arms.<target>": ("a", "of-old"),
+    "ray.standalone": ([], ["a"]),
 }
 #: What else has to stand in the file for a key to be legal.
 BESIDE: Mapping[str, Mapping[str, Any]] = {
@@ -99,6 +101,7 @@ BESIDE: Mapping[str, Mapping[str, Any]] = {
     **{f"ray.secrets.<secret>.{key}": {"canary.versions.a.secrets": ["a"]} for key in ("type", "keys")},
     "ray.secrets.<secret>.path": {"canary.versions.a.secrets": ["a"], "ray.secrets.a.type": "file"},
     f"{SERVICE}.config_overrides.resources.gpu_type": {"config_overrides.resources.gpu": 1},
+    "ray.standalone": {"envs": [{"name": "INHERITED", "value": "1"}]},
 }
 
 KEYS = reference.keys()
