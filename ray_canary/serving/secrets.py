@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,8 +45,9 @@ class Found:
         os.environ.update({name: value for name, value in self.envs.items() if name not in kept})
         if self.folders:
             real = Path(os.environ.get("BENTOML_HOME") or "~/bentoml").expanduser().absolute()
-            for name in _LASTING:
-                (real / name).mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # A home that can't be written to has nothing to keep.
+                for name in _LASTING:
+                    (real / name).mkdir(parents=True, exist_ok=True)
             os.environ["BENTOML_HOME"] = str(_view(real, own / "home", self.folders))
 
 
