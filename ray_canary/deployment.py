@@ -224,7 +224,7 @@ def set_weights(
         versions = live.settings.split.weights
         merged = {**versions, **_checked_weights(weights, versions)}
         release = _base(live, revisions).with_weights(merged)
-        options = Options(at_once=at_once, settle=False, timeout_s=timeout)
+        options = Options(at_once=at_once, whole=False, timeout_s=timeout)
         Rollout(cluster, report, revisions).put(release, before, cause, options)
     return _weight_change(live, release.settings)
 
@@ -263,7 +263,7 @@ def promote(
         base = _base(live, revisions)
         # One that was killed after its last but one step has left main's old version behind.
         release = base if is_promoted(live, version) else _promoted(base, live, version)
-        options = Options(at_once=at_once, settle=False, timeout_s=timeout)
+        options = Options(at_once=at_once, whole=False, timeout_s=timeout)
         Rollout(cluster, report, revisions).put(release, before, f"promote {version}", options)
     return _weight_change(live, release.settings)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from ray_canary.deployment import History, WeightChange, describe
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
+from ray_canary.preview import Preview
 from ray_canary.serving import local
 from ray_canary.serving.changes import Change, Effect, restarts
 from ray_canary.serving.revisions import Revision
@@ -192,6 +193,22 @@ def plan_defaults(plan: Plan) -> None:
     for default in plan.defaults:
         table.add_row(default.path, default.value, default.reason)
     out.print(table)
+
+
+def plan_preview(found: Preview) -> None:
+    """Print what deploying would do to what is on the cluster."""
+    plan_changes(found.changes)
+    if found.weights is not None:
+        weight_change(found.weights)
+    if found.drift:
+        out.print()
+        out.print(Text("Where the file differs from what is deployed:", style="bold"))
+        table = _table("Key", "On the cluster", "In the file")
+        for path, there, here in found.drift:
+            table.add_row(path, *("-" if value is None else str(value) for value in (there, here)))
+        out.print(table)
+    if found.too_small:
+        err.print(Text.assemble(("Does not fit: ", "red"), found.too_small))
 
 
 def plan_changes(found: tuple[Change, ...]) -> None:
