@@ -114,6 +114,7 @@ def plan(file: str, offline: bool, instance_types: str | None, address: str | No
         screens.data({**planned.to_dict(), "changes": found, "keys_that_move": moved, "does_not_fit": fit}, output)
         return
     screens.plan_targets(planned)
+    screens.plan_dependencies(planned)
     if changes is not None:
         screens.plan_changes(changes)
     if change is not None:

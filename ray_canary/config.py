@@ -17,6 +17,7 @@ from ray_canary.fields import (
     BentoTag,
     Block,
     Cpu,
+    Dependencies,
     EnvName,
     EnvValue,
     Flag,
@@ -220,6 +221,16 @@ class RayBlock(_Model):
     applications: Block[dict[str, ApplicationName]] = Field(
         default={}, description="The Serve application that serves a target, where it isn't the one of its role."
     )
+    dependencies: Dependencies = Field(
+        default="shared",
+        description="Whether a version runs in the cluster's Python environment or in one of its own, built from its "
+        "Bento's requirements. In a mapping by target, those that aren't named share.",
+    )
+
+    def isolated(self, target: str) -> bool:
+        """Return whether a target runs in a Python environment of its own."""
+        said = self.dependencies
+        return (said.get(target) if isinstance(said, dict) else said) == "isolated"
 
 
 class DeploymentFile(_Model):

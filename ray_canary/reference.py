@@ -72,6 +72,7 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.ingress.**", Restarts.NOTHING),
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
+    ("ray.dependencies", Restarts.TARGET),
     *((key, Restarts.IGNORED) for key in ("cluster", "secrets", "labels", "dev", "description")),
 )
 
@@ -285,6 +286,7 @@ _RULES: Final = """\
 - `external_queue: true` needs a `concurrency`.
 - A list of `envs` names a variable once.
 - `ray.applications` names targets of this Deployment, and no application twice.
+- A mapping in `ray.dependencies` names targets of this Deployment.
 - Against the Bento store: every Bento is there, has the services that the file names, and finds every environment
   variable that it requires. Every instance type is in the catalogue (`ray-canary list-instance-types`)."""
 

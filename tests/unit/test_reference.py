@@ -88,6 +88,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.hosts.max_ongoing_requests": (1000, 3000),
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
+    "ray.dependencies": ({"a": "shared"}, {"a": "isolated"}),
 }
 #: What else has to stand in the file for a key to be legal.
 BESIDE: Mapping[str, Mapping[str, Any]] = {
@@ -115,7 +116,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BentoStore:
             {"name": "Inner", "dependencies": [], "config": {}},
         ]
         manifest = {"name": "words", "version": version, "entry_service": "Entry", "services": services}
-        (folder / "bento.yaml").write_text(yaml.safe_dump(manifest))
+        image = {"python_requirements": "humanize==4.9.0"}
+        (folder / "bento.yaml").write_text(yaml.safe_dump({**manifest, "image": image}))
     return BentoStore(root)
 
 
