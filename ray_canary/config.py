@@ -226,6 +226,12 @@ class RayBlock(_Model):
         description="Whether a version runs in the cluster's Python environment or in one of its own, built from its "
         "Bento's requirements. In a mapping by target, those that aren't named share.",
     )
+    arms: Block[dict[str, Text]] = Field(
+        default={}, description="What seeds a target's hash, where it isn't its key: `promote` moves it with the users."
+    )
+    standalone: Many[Text] = Field(
+        default=(), description="The versions that inherit nothing from main; `promote` keeps the others as they were."
+    )
 
     def isolated(self, target: str) -> bool:
         """Return whether a target runs in a Python environment of its own."""

@@ -1,6 +1,8 @@
 """The Deployment fully resolved: no defaults left to guess."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,6 +90,7 @@ class DependenciesPlan(_Model):
 class TargetPlan(_Model):
     """main or one canary version: one Serve application."""
 
+    deployment: str = Field(description="The Deployment's name.")
     key: str = Field(description="`main`, or the version's key.")
     label: str = Field(description="Its name in metrics and pages, as on BentoCloud.")
     application: str = Field(description="The Serve application that serves it.")
@@ -130,9 +133,7 @@ class Plan(_Model):
 
     def differences(self, other: "Plan") -> tuple[tuple[str, Any, Any], ...]:
         """Return what `other` has otherwise: path, value here, value there; None where there is nothing."""
-        here, there = dict(_leaves("", self.to_dict())), dict(_leaves("", other.to_dict()))
-        paths = dict.fromkeys((*here, *there))
-        return tuple((path, here.get(path), there.get(path)) for path in paths if here.get(path) != there.get(path))
+        return tuple(leaf_differences(self.to_dict(), other.to_dict()))
 
 
 def resolve(
@@ -195,10 +196,11 @@ class _Resolver:
         self._check_envs(key, place, services[bento.entry_service], bento)
         entry = services[bento.entry_service]
         return TargetPlan(
+            deployment=self._file.name,
             key=key,
             label=self._file.name if key == MAIN else f"{self._file.name}-canary-{key}",
-            application=self._file.ray.applications.get(key) or application_name(self._file.name, key),
-            arm=key,
+            application=self._place(self._file.ray.applications, key, partial(application_name, self._file.name)),
+            arm=self._place(self._file.ray.arms, key, str),
             weight=weight,
             asked_for=asked_for,
             bento=bento.tag,
@@ -230,6 +232,14 @@ class _Resolver:
         if not isolated:
             return DependenciesPlan(differences=found)
         return DependenciesPlan(kind="isolated", packages=wanted.to_install(), locked=wanted.locked, differences=found)
+
+    def _place(self, said: Mapping[str, str], key: str, usual: Callable[[str], str]) -> str:
+        """Return what the file says for a target, else the usual, with a number if another target has that."""
+        others = {name for other, name in said.items() if other != key}
+        if key in said or usual(key) not in others:
+            return said.get(key) or usual(key)
+        versions = self._file.canary.versions if self._file.canary else {}
+        return free_name(usual(key), others | {usual(other) for other in (MAIN, *versions)})
 
     def _cold_start_timeout(self, version: Version | None, entry: str) -> float:
         config = inheritance.service_config(self._file, version, entry)
@@ -369,6 +379,12 @@ def application_name(deployment: str, key: str) -> str:
     return f"{deployment}-main" if key == MAIN else f"{deployment}-canary-{key}"
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return `name`, with the lowest number from 2 that makes it free if it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
 def _traffic(service: ServicePlan, bento: BentoInfo) -> dict[str, Any]:
     own = _mapping(bento.services[service.name].config.get("traffic"))
     return {**own, **_mapping(service.config_overrides.get("traffic"))}
@@ -392,6 +408,14 @@ def _said(model: BaseModel | None) -> dict[str, Any]:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def leaf_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two mappings differ: path, value here, value there; None where there is nothing."""
+    one, other = dict(_leaves("", here)), dict(_leaves("", there))
+    for path in dict.fromkeys((*one, *other)):
+        if one.get(path) != other.get(path):
+            yield path, one.get(path), other.get(path)
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

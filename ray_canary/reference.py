@@ -73,6 +73,8 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
     ("ray.dependencies", Restarts.TARGET),
+    ("ray.arms.<target>", Restarts.NOTHING),
+    ("ray.standalone", Restarts.TARGET),
     *((key, Restarts.IGNORED) for key in ("cluster", "secrets", "labels", "dev", "description")),
 )
 
@@ -90,6 +92,7 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     "canary.route_type": "required with versions",
     "canary.route_by": "required with `header` and `query`",
     "ray.applications.<target>": "`<name>-main`, `<name>-canary-<version>`",
+    "ray.arms.<target>": "the target's key",
 }
 
 _CONTAINERS: Final[Mapping[type[BaseModel], str]] = {

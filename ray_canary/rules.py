@@ -49,8 +49,8 @@ def problems(data: object) -> Iterator[Problem]:
     file = _mapping(data)
     yield from _weights(file)
     yield from _routing(_mapping(file.get("canary")))
-    yield from _application_problems(file)
     yield from _dependency_problems(file)
+    yield from _place_problems(file)
     for loc, target in _targets(file):
         yield from _repeated_envs((*loc, "envs"), target.get("envs"))
         for name, service in _services(target):
@@ -118,19 +118,27 @@ def _routing(canary: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem.at(("canary", "route_by"), f"{show(route_by)} is not the name of a {what}", route_by)
 
 
-def _application_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
+def _place_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
     targets = dict.fromkeys(("main", *(key for key, _ in _versions(file))))
+    ray = _mapping(file.get("ray"))
     name = file.get("name")
-    taken = {name: "the ingress"} if isinstance(name, str) else {}
-    for key, application in _mapping(_mapping(file.get("ray")).get("applications")).items():
-        loc = ("ray", "applications", key)
-        if key not in targets:
-            hint = did_you_mean(key, targets) or f"the targets are {', '.join(targets)}"
-            yield Problem.at(loc, "is not a target of this Deployment", hint=hint)
-        elif isinstance(application, str) and application in taken:
-            yield Problem.at(loc, f"{show(application)} already serves {taken[application]}", application)
-        elif isinstance(application, str):
-            taken[application] = key
+    ingress = {name: "serves the ingress"} if isinstance(name, str) else {}
+    for block, verb, taken in (("applications", "serves", ingress), ("arms", "is the arm of", {})):
+        for key, value in _mapping(ray.get(block)).items():
+            loc = ("ray", block, key)
+            if key not in targets:
+                hint = did_you_mean(key, targets) or f"the targets are {', '.join(targets)}"
+                yield Problem.at(loc, "is not a target of this Deployment", hint=hint)
+            elif isinstance(value, str) and value in taken:
+                yield Problem.at(loc, f"{show(value)} already {taken[value]}", value)
+            elif isinstance(value, str):
+                taken[value] = f"{verb} {key}"
+    standalone = ray.get("standalone")
+    for index, key in enumerate(standalone if isinstance(standalone, list | tuple) else ()):
+        versions = [key for key in targets if key != "main"]
+        if isinstance(key, str) and key not in versions:
+            hint = did_you_mean(key, versions) or f"the versions are {', '.join(versions) or 'none'}"
+            yield Problem.at(("ray", "standalone", index), f"{show(key)} is not a version", key, hint)
 
 
 def _dependency_problems(file: Mapping[str, Any]) -> Iterator[Problem]:

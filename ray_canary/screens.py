@@ -1,6 +1,7 @@
 """What shells show: tables and sentences of what the verbs return."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_canary import requirements
-from ray_canary.deployment import WeightChange, describe
+from ray_canary.deployment import History, WeightChange, describe
 from ray_canary.instances import Catalogue
 from ray_canary.plan import DependenciesPlan, Plan
 from ray_canary.serving import local
 from ray_canary.serving.changes import Change, Effect, restarts
+from ray_canary.serving.revisions import Revision
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
 
@@ -75,6 +77,56 @@ def warnings(sentences: Iterable[str]) -> None:
     """Print warnings on standard error."""
     for sentence in sentences:
         err.print(Text.assemble(("Warning: ", "yellow"), sentence))
+
+
+def notice(sentence: str) -> None:
+    """Print on standard error what somebody should know while something goes on."""
+    err.print(Text(sentence, style="yellow"))
+
+
+def revision(one: Revision, history: History) -> dict[str, Any]:
+    """Return a revision as plain data."""
+    settings = one.release.settings
+    return {
+        "revision": one.number,
+        "active": one.number == history.active,
+        "bento": settings.targets["main"].bento,
+        "weights": settings.split.shares(),
+        "bentos": {key: settings.targets[key].bento for key in settings.split.shares()},
+        "created_by": one.created_by,
+        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.created_at)),
+        "cause": one.cause,
+    }
+
+
+def revisions(history: History) -> None:
+    """Print a line for each revision, the newest first."""
+    table = _table("Revision", "Bento", "Split", "Created by", "Created at (UTC)", "Cause", "")
+    for one in reversed(history.revisions):
+        told = revision(one, history)
+        shares = ", ".join(f"{key} {weight}" for key, weight in told["weights"].items())
+        mark = Text("<- deployed", style="green") if told["active"] else ""
+        table.add_row(
+            str(one.number), told["bento"], shares, told["created_by"], told["created_at"], told["cause"], mark
+        )
+    out.print(table)
+    if history.live is None:
+        out.print("The Deployment is not on the cluster; `ray-canary rollback` brings it back.")
+    elif history.active is None:
+        out.print("What is on the cluster is none of these: it was deployed by other means.")
+
+
+def differences(before: Revision, after: Revision, found: Iterable[tuple[str, Any, Any]]) -> None:
+    """Print what differs between two revisions."""
+    out.print(f"Revision {before.number} ({before.cause}) -> revision {after.number} ({after.cause}):")
+    rows = list(found)
+    if not rows:
+        out.print("No difference.")
+        return
+    table = _table("Key", f"Revision {before.number}", f"Revision {after.number}")
+    for path, was, now in rows:
+        table.add_row(path, *("-" if value is None else str(value) for value in (was, now)))
+    out.print(table)
 
 
 def split_of(plan: Plan) -> str:
@@ -215,10 +267,13 @@ def deployment(live: Live) -> None:
         in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
         table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
     out.print(table)
-    for key, target in about["targets"].items():
-        if target["message"]:
+    for one in about["beside"]:
+        out.print(f"Beside it, without requests: {one['application']} ({one['status'].lower()}).")
+    troubles = {key: target["message"] for key, target in about["targets"].items()}
+    for key, message in {**troubles, **{one["application"]: one["message"] for one in about["beside"]}}.items():
+        if message:
             out.print(Text(f"\n{key}:", style="red bold"))
-            out.print(Text(target["message"]))
+            out.print(Text(message))
 
 
 def progress(before: dict[str, Progress], now: Iterable[Progress]) -> None:

@@ -32,6 +32,7 @@ class ServiceArgs(_Args):
 class VersionArgs(_Args):
     """What one version's application runs. An edit restarts this version, and no other."""
 
+    deployment: str = Field(default="", description="The Deployment whose version it is.")
     bento: str = Field(description="The Bento's full tag.")
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServiceArgs] = Field(description="All Bento services, each its own Serve deployment.")

@@ -89,12 +89,15 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
     "ray.dependencies": ({"a": "shared"}, {"a": "isolated"}),
+    "ray.arms.<target>": ("a", "of-old"),
+    "ray.standalone": ([], ["a"]),
 }
 #: What else has to stand in the file for a key to be legal.
 BESIDE: Mapping[str, Mapping[str, Any]] = {
     f"{SERVICE}.config_overrides.traffic.external_queue": {"config_overrides.traffic.concurrency": 4},
     f"{SERVICE}.scaling.min_replicas": {"scaling.max_replicas": 2},
     f"{SERVICE}.config_overrides.resources.gpu_type": {"config_overrides.resources.gpu": 1},
+    "ray.standalone": {"envs": [{"name": "INHERITED", "value": "1"}]},
 }
 
 KEYS = reference.keys()
@@ -217,7 +220,7 @@ def test_an_edit_of_a_versions_service_restarts_nothing_of_another_version(key: 
 @pytest.mark.parametrize("key", OTHER_KEYS, ids=lambda key: key.path)
 def test_any_other_edit_restarts_what_its_row_says(key: Key, store: BentoStore) -> None:
     edited = "c" if key.restarts is Restarts.COMES else "a"
-    before, after = around(key, edited)
+    before, after = around(key, edited, inside=BESIDE.get(key.path))
     if key.restarts is Restarts.REFUSED:
         compiled(before, store)
         with pytest.raises(ConfigError):

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from ray_canary import config, requirements
+from ray_canary import config, edits, requirements
 from ray_canary.bentos import BentoStore
 from ray_canary.errors import PlanError
 from ray_canary.instances import Catalogue
@@ -238,3 +238,20 @@ def test_requirements_of_the_older_layout_are_read_from_their_lock(tmp_path: Pat
 def test_what_a_difference_says_is_short() -> None:
     found = (Difference(PYTHON, "3.12", "3.11.7", held=True), Difference("x", "==1", None, held=False))
     assert requirements.told(found) == "Python 3.12 (here 3.11.7), x ==1 (missing here)"
+
+
+@pytest.mark.parametrize(
+    ("said", "then"),
+    [
+        ({"a": "isolated"}, {"main": "isolated"}),
+        ({"main": "isolated", "b": "isolated"}, {"b": "isolated"}),
+        ({"main": "isolated"}, None),
+        ("isolated", "isolated"),
+    ],
+)
+def test_a_promoted_version_takes_its_environment_along(said: Any, then: Any) -> None:
+    versions = {"a": {"bento": "s:2", "weight": 1}, "b": {"bento": "s:3", "weight": 1}}
+    canary = {"route_type": "random", "versions": versions}
+    file = {"name": "d", "bento": "s:1", "canary": canary, "ray": {"dependencies": said}}
+    after = edits.promoted(file, "a", bento="s:2", applications={}, arms={}, services=())
+    assert (after.get("ray") or {}).get("dependencies") == then
