@@ -255,15 +255,15 @@ def promote(
     cluster = Cluster(address)
     live = accepted(_find(cluster, name))
     check_promotable(live, version)
-    if is_promoted(live, version):
+    if is_promoted(live, version) and not live.beside:
         return _weight_change(live, live.settings)
     with _changing(cluster, name, f"promote {version}", notice) as revisions:
         before = cluster.state()
         live = accepted(_found(before, name))
         check_promotable(live, version)
-        if is_promoted(live, version):
-            return _weight_change(live, live.settings)
-        release = _promoted(_base(live, revisions), live, version)
+        base = _base(live, revisions)
+        # One that was killed after its last but one step has left main's old version behind.
+        release = base if is_promoted(live, version) else _promoted(base, live, version)
         options = Options(at_once=at_once, settle=False, timeout_s=timeout)
         Rollout(cluster, report, revisions).put(release, before, f"promote {version}", options)
     return _weight_change(live, release.settings)

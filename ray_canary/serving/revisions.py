@@ -62,14 +62,16 @@ class Revisions:
         return Revision.of(record)
 
     def active(self, live: Live) -> Revision | None:
-        """Return the revision that is deployed; None if somebody has changed the Deployment since, or by other means.
+        """Return the revision that is deployed; None if what is there was never deployed by us.
 
-        Floors that a rollout has raised on the way, or left behind when it was killed, make no difference.
+        The number in the ingress's settings says which, unless somebody has changed something since, by a plain
+        `serve deploy` for one; then the newest one that asks for what is there. Floors that a rollout has raised on the
+        way, or left behind when it was killed, make no difference.
         """
-        number = live.settings.revision
-        record = self._store.get(self._key(number)) if number is not None else None
-        found = Revision.of(record) if record else None
-        return found if found and found.release.same_as(Release.of_live(live)) else None
+        there = Release.of_live(live)
+        revisions = self.all()
+        numbered = [one for one in revisions if one.number == live.settings.revision]
+        return next((one for one in [*numbered, *reversed(revisions)] if one.release.same_as(there)), None)
 
     def add(self, release: Release, cause: str) -> int:
         """Keep a release as the next revision, and return its number; the newest one is not kept twice."""
