@@ -25,6 +25,8 @@ _MACHINERY: Final = re.compile(
 _NO_ENVIRONMENT: Final = re.compile(
     r"runtime env failed to be created\..*Last \d+ lines of stdout:\n((?:[ \t]+\S[^\n]*\n?|[ \t]*\n)+)", re.DOTALL
 )
+_LATE_ENVIRONMENT: Final = re.compile(r"Failed to install runtime_env within the timeout of (\d+) seconds")
+_NOT_BUILT: Final = "The Python environment of its own could not be built:"
 
 
 class BentoFailed(Exception):
@@ -52,11 +54,13 @@ def find(message: str) -> str | None:
 
 
 def _environment(message: str) -> str | None:
+    if late := _LATE_ENVIRONMENT.search(message):
+        return f"{_NOT_BUILT}\nit took longer than {late[1]} seconds"
     found = _NO_ENVIRONMENT.search(message)
     if found is None:
         return None
     said = [line for line in textwrap.dedent(found[1]).splitlines() if line and not line.startswith("Using Python ")]
-    return "\n".join(("The Python environment of its own could not be built:", *said))
+    return "\n".join((_NOT_BUILT, *said))
 
 
 def _related(trace: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

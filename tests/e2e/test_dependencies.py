@@ -68,7 +68,7 @@ def test_versions_that_pin_one_library_differently_answer_at_the_same_time(clust
     Then a is made to share the cluster's environment: it alone restarts, and finds what the plan said it would.
     """
     file = cluster.write("deployment.yaml", deployment("isolated", a="new", b="broken"))
-    failed = cluster.canary("deploy", "-f", file, code=1)
+    failed = cluster.canary("deploy", "-f", file, code=1, timeout_s=300)
     assert "b (pinned:broken) failed" in failed.stderr
     assert "The Python environment of its own could not be built" in failed.stderr
     assert f"no version of {LIBRARY}==0.0.0.dev1" in failed.stderr

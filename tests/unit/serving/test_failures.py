@@ -219,6 +219,13 @@ def test_an_environment_that_could_not_be_built_is_told_in_the_installers_words(
     )
 
 
+def test_an_environment_that_took_too_long_is_told() -> None:
+    message = NO_ENVIRONMENT.split("SubprocessCalled")[0] + (
+        "Failed to install runtime_env within the timeout of 600 seconds. Consider increasing the timeout."
+    )
+    assert find(message) == "The Python environment of its own could not be built:\nit took longer than 600 seconds"
+
+
 @pytest.mark.parametrize("message", ["", "The deployment failed to start.", "Bento failed"])
 def test_nothing_is_found_where_no_bento_failed(message: str) -> None:
     assert find(message) is None
