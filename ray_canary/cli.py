@@ -9,15 +9,15 @@ from rich.text import Text
 
 from ray_canary import __version__, changing, deployment, screens
 from ray_canary.config import DeploymentFile
-from ray_canary.errors import ConfigError, DoesNotFit, RayCanaryError
+from ray_canary.errors import ConfigError, RayCanaryError
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
 from ray_canary.options import address as _address
 from ray_canary.options import output as _output
 from ray_canary.plan import Plan
+from ray_canary.preview import Preview, preview
 from ray_canary.screens import err, out
-from ray_canary.serving import compile, fitting, local, rollout
-from ray_canary.serving.adoption import adopt
+from ray_canary.serving import compile, local, rollout
 from ray_canary.serving.cluster import Cluster
 from ray_canary.token_commands import token
 
@@ -90,45 +90,16 @@ def deploy(
 def plan(file: str, offline: bool, instance_types: str | None, address: str | None, output: str) -> None:
     """Show what a Deployment file means, and what deploying it would change."""
     planned = _planned(file, instance_types)
-    changes = change = fit = None
-    if not offline:
-        cluster = Cluster(address)
-        state = cluster.state()
-        fitting.check_conflicts(adopt(planned, state), state)
-        changes = rollout.preview(planned, state)
-        live = state.live().get(planned.name)
-        planned = adopt(planned, state)
-        if live is not None and not live.rejected:
-            before = live.settings
-            change = deployment.WeightChange(
-                {before.targets[key].arm: weight for key, weight in before.split.shares().items()},
-                planned.arms(),
-                before.split.shares(),
-                {key: weight for key, weight in planned.weights().items() if key != "main"},
-            )
-        fit = _too_small(planned, cluster)
+    found = Preview(planned) if offline else preview(planned, Cluster(address))
     if output != "table":
-        found = [{"application": c.application, "deployment": c.deployment, "effect": c.effect.value,
-                  "because": list(c.because)} for c in changes or ()]  # fmt: skip
-        moved = {"moved": change.moved, "least": change.least} if change else None
-        screens.data({**planned.to_dict(), "changes": found, "keys_that_move": moved, "does_not_fit": fit}, output)
+        screens.data(found.to_dict(), output)
         return
-    screens.plan_targets(planned)
-    if changes is not None:
-        screens.plan_changes(changes)
-    if change is not None:
-        screens.weight_change(change)
-    if fit:
-        err.print(Text.assemble(("Does not fit: ", "red"), fit))
+    screens.plan_targets(found.plan)
+    screens.plan_secrets(found.plan)
+    screens.plan_dependencies(found.plan)
+    if not offline:
+        screens.plan_preview(found)
     screens.plan_defaults(planned)
-
-
-def _too_small(planned: Plan, cluster: Cluster) -> str | None:
-    try:
-        fitting.check_fit(planned, cluster.state(), cluster.resources())
-    except DoesNotFit as error:
-        return str(error)
-    return None
 
 
 @cli.command()

@@ -21,6 +21,7 @@ from ray_canary.errors import ClusterError, ConfigError, Conflict, NotFound, Pro
 from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
 from ray_canary.plan import MAIN, Plan, leaf_differences, resolve
+from ray_canary.requirements import Environment
 from ray_canary.serving import compile, fitting
 from ray_canary.serving.adoption import restore
 from ray_canary.serving.cluster import Cluster
@@ -29,7 +30,7 @@ from ray_canary.serving.release import Release
 from ray_canary.serving.revisions import Revision, Revisions
 from ray_canary.serving.rollout import Options, Report, Rollout
 from ray_canary.serving.settings import IngressSettings
-from ray_canary.serving.state import Live, OnCluster
+from ray_canary.serving.state import ApplicationState, Live, OnCluster
 from ray_canary.splitter import least_move, moved_share
 
 ConfigFile = str | Path
@@ -224,7 +225,7 @@ def set_weights(
         versions = live.settings.split.weights
         merged = {**versions, **_checked_weights(weights, versions)}
         release = _base(live, revisions).with_weights(merged)
-        options = Options(at_once=at_once, settle=False, timeout_s=timeout)
+        options = Options(at_once=at_once, whole=False, timeout_s=timeout)
         Rollout(cluster, report, revisions).put(release, before, cause, options)
     return _weight_change(live, release.settings)
 
@@ -263,7 +264,7 @@ def promote(
         base = _base(live, revisions)
         # One that was killed after its last but one step has left main's old version behind.
         release = base if is_promoted(live, version) else _promoted(base, live, version)
-        options = Options(at_once=at_once, settle=False, timeout_s=timeout)
+        options = Options(at_once=at_once, whole=False, timeout_s=timeout)
         Rollout(cluster, report, revisions).put(release, before, f"promote {version}", options)
     return _weight_change(live, release.settings)
 
@@ -402,7 +403,7 @@ def read(config_file: ConfigFile | None, config_dict: Mapping[str, Any] | None =
 
 def plan(file: config.DeploymentFile, instance_types: str | Path | None = None) -> Plan:
     """Resolve a Deployment file against this machine's Bento store. Raises ConfigError."""
-    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types))
+    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types), Environment.here())
 
 
 def apply_plan(
@@ -453,6 +454,7 @@ def describe(live: Live) -> dict[str, Any]:
                 "weight": target.weight,
                 "effective_weight": effective[key],
                 "replicas": _replicas(target.entry),
+                "secrets": _secret_names(live, key, target.application),
                 "message": target.application.failure or target.application.trouble if target.application else None,
             }
             for key, target in live.targets.items()
@@ -470,6 +472,17 @@ def _replicas(deployment: Any) -> builtins.list[dict[str, Any]]:
     if deployment is None:
         return []
     return [{"id": one.id, "state": one.state, "pid": one.pid, "node_id": one.node_id} for one in deployment.replicas]
+
+
+def _secret_names(live: Live, key: str, application: ApplicationState | None) -> builtins.list[str]:
+    """Return the names of the secrets that a target's replicas look up."""
+    args = (application.config if application else None) or {}
+    args = args.get("args") or {}
+    if not live.single:
+        return [secret["name"] for secret in args.get("secrets") or ()]
+    versions = (args.get("canary") or {}).get("versions") or {}
+    own = (versions.get(key) or {}).get("secrets") or ()
+    return [*dict.fromkeys((*(args.get("secrets") or ()), *own))]
 
 
 def _find(cluster: Cluster, name: str) -> Live:

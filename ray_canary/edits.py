@@ -47,14 +47,33 @@ def promoted(
     changed = copy.deepcopy(dict(file))
     changed["bento"] = bento
     _set(changed, "envs", _envs(_top_envs(before, version)))
+    _set(changed, "secrets", list(inheritance.secrets(before, version)))
     _set(changed, "services", _services(before, version, names, _top_envs(before, version)))
     _take_out(changed, key)
     ray = dict(changed.get("ray") or {})
+    # Until every version says its secrets, some of these belong to nobody.
+    said_of_secrets = ray.pop("secrets", None) or {}
     _set(ray, "standalone", [other for other in before.ray.standalone if other != key])
     _set(ray, "applications", _unusual(applications, partial(application_name, before.name)))
     _set(ray, "arms", _unusual(arms, str))
+    if isinstance(said := ray.get("dependencies"), Mapping):
+        _set(ray, "dependencies", _promoted_dependencies(said, key))
     _set(changed, "ray", ray)
-    return _others_as_they_were(before, changed, names)
+    return _with_secrets(_others_as_they_were(before, changed, names), said_of_secrets)
+
+
+def _with_secrets(changed: Data, said: Mapping[str, Any]) -> Data:
+    """Return the file with what `ray.secrets` said of those secrets that it still names."""
+    versions = ((changed.get("canary") or {}).get("versions") or {}).values()
+    named = {name for target in (changed, *versions) for name in target.get("secrets") or ()}
+    if kept := {name: one for name, one in said.items() if name in named}:
+        changed["ray"] = {**(changed.get("ray") or {}), "secrets": kept}
+    return changed
+
+
+def _promoted_dependencies(said: Mapping[str, str], key: str) -> dict[str, str]:
+    mains = {"main": said[key]} if key in said else {}
+    return {**mains, **{other: kind for other, kind in said.items() if other not in ("main", key)}}
 
 
 def _take_out(changed: Data, key: str) -> None:
@@ -67,10 +86,13 @@ def _others_as_they_were(before: DeploymentFile, changed: Data, names: list[str]
     after = parse(changed)
     for other, version in (after.canary.versions if after.canary else {}).items():
         old = before.canary.versions[other] if before.canary else version
-        if all(_resolved(before, old, name) == _resolved(after, version, name) for name in names):
+        secrets = inheritance.secrets(before, old)
+        alike = all(_resolved(before, old, name) == _resolved(after, version, name) for name in names)
+        if alike and secrets == inheritance.secrets(after, version):
             continue
         said = changed["canary"]["versions"][other]
         _set(said, "envs", _envs(_top_envs(before, old)))
+        _set(said, "secrets", list(secrets))
         _set(said, "services", _services(before, old, names, _top_envs(before, old)))
         changed["ray"] = {**(changed.get("ray") or {})}
         changed["ray"]["standalone"] = [*changed["ray"].get("standalone", ()), other]

@@ -34,6 +34,12 @@ def envs(file: DeploymentFile, version: Version | None, name: str) -> dict[str, 
     return dict(sorted(merged.items()))
 
 
+def secrets(file: DeploymentFile, version: Version | None) -> tuple[str, ...]:
+    """Return the names of a target's secrets: the file's, then those that the version adds. The later wins a key."""
+    mains = () if standalone(file, version) else file.secrets
+    return tuple(dict.fromkeys((*mains, *(version.secrets if version else ()))))
+
+
 def standalone(file: DeploymentFile, version: Version | None) -> bool:
     """Return whether a version inherits nothing (`ray.standalone`)."""
     versions = file.canary.versions if file.canary else {}

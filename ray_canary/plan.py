@@ -7,12 +7,13 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_canary import inheritance
+from ray_canary import inheritance, requirements
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
-from ray_canary.config import DeploymentFile, RayBlock, ServiceConfig, Version
+from ray_canary.config import DeploymentFile, RayBlock, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
 from ray_canary.instances import Catalogue, bento_resources
 from ray_canary.legal import did_you_mean
+from ray_canary.requirements import Difference, Environment
 from ray_canary.splitter import SCHEME
 
 MAIN: Final = "main"
@@ -25,6 +26,9 @@ _STRATEGIES: Final[Mapping[str, tuple[int, float]]] = {
     "RampedSlowRollout": (1, 0.01),
     "BestEffortControlledRollout": (0, 0.2),
 }
+#: Where a node keeps its secrets: a folder for each, with a file for each key.
+SECRETS_DIR: Final = "RAY_CANARY_SECRETS_DIR"
+DEFAULT_SECRETS_DIR: Final = "/etc/ray-canary/secrets"
 _BENTOML_TIMEOUT_S: Final = 60.0
 _COLD_START_TIMEOUT_S: Final = 300.0
 
@@ -60,6 +64,28 @@ class RolloutPlan(_Model):
     rolling_update_percentage: float = Field(description="Replicas replaced at a time, as a share; at least one.")
 
 
+class SecretPlan(_Model):
+    """A secret of a target: its name, and how it reaches the Bento. Its values are never in a plan."""
+
+    name: str = Field(description="Its name, and that of its folder on the node.")
+    type: Literal["env", "file"] = Field(description="Environment variables, or files.")
+    keys: tuple[str, ...] = Field(default=(), description="The keys that are taken; none: all that are there.")
+    path: str | None = Field(default=None, description="Where its folder stands under the replica's BENTOML_HOME.")
+
+    @property
+    def looked_up(self) -> str:
+        """Say where a replica looks it up when it starts."""
+        folder = f"${{{SECRETS_DIR}:-{DEFAULT_SECRETS_DIR}}}/{self.name} on its node"
+        return f"{folder}, else {', '.join(self.keys)} in the node's environment" if self.keys else folder
+
+    @property
+    def reaches(self) -> str:
+        """Say how the Bento gets it."""
+        if self.type == "file":
+            return f"files in $BENTOML_HOME/{self.path}"
+        return f"environment variables {', '.join(self.keys)}" if self.keys else "environment variables, one a key"
+
+
 class ServicePlan(_Model):
     """One Bento service of one target: one Serve deployment."""
 
@@ -75,6 +101,17 @@ class ServicePlan(_Model):
     graceful_shutdown_timeout_s: float = Field(description="Seconds that a replica may take to end what it has begun.")
 
 
+class DependenciesPlan(_Model):
+    """Which Python environment a target runs in."""
+
+    kind: Literal["shared", "isolated"] = Field(default="shared", description="The cluster's, or one of its own.")
+    packages: tuple[str, ...] = Field(default=(), description="What is installed into one of its own.")
+    locked: bool = Field(default=False, description="Whether these are a whole lock.")
+    differences: tuple[Difference, ...] = Field(
+        default=(), description="What the environment of the machine that planned has otherwise than the Bento."
+    )
+
+
 class TargetPlan(_Model):
     """main or one canary version: one Serve application."""
 
@@ -88,9 +125,11 @@ class TargetPlan(_Model):
     bento: str = Field(description="The Bento, pinned.")
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServicePlan] = Field(description="All its Bento services.")
+    secrets: tuple[SecretPlan, ...] = Field(default=(), description="Its secrets; the later wins a key.")
     timeout_s: float = Field(description="Seconds to the first byte of a response.")
     capacity: int = Field(description="Requests at once that a replica takes before others should wait.")
     cold_start_timeout_s: float = Field(description="Seconds that a request may wait for a first replica.")
+    dependencies: DependenciesPlan = DependenciesPlan()
 
 
 class Plan(_Model):
@@ -104,7 +143,7 @@ class Plan(_Model):
     targets: dict[str, TargetPlan] = Field(description="main first, then the versions as in the file.")
     ray: RayBlock = Field(description="What the `ray:` block says, with its defaults.")
     file: dict[str, Any] = Field(description="The file itself.")
-    warnings: tuple[str, ...] = Field(description="Keys that have no effect here.")
+    warnings: tuple[str, ...] = Field(description="Keys that have no effect here, and what else to know.")
     defaults: tuple[Default, ...] = Field(description="What the file leaves to us, with reasons.")
 
     def weights(self) -> dict[str, int]:
@@ -124,25 +163,34 @@ class Plan(_Model):
         return tuple(leaf_differences(self.to_dict(), other.to_dict()))
 
 
-def resolve(file: DeploymentFile, store: BentoStore, catalogue: Catalogue) -> Plan:
+def resolve(
+    file: DeploymentFile, store: BentoStore, catalogue: Catalogue, environment: Environment | None = None
+) -> Plan:
     """Resolve a Deployment file.
+
+    `environment` is what the Bentos' Python requirements are compared with; without one, nothing is.
 
     Raises:
         PlanError: with every mistake that shows only against the Bentos and the catalogue: a Bento that isn't there,
             services that no Bento has, required environment variables that nothing sets, unknown instance types.
     """
-    return _Resolver(file, store, catalogue).plan()
+    return _Resolver(file, store, catalogue, environment).plan()
 
 
 class _Resolver:
     """Resolves one file; collects the problems and the defaults on its way."""
 
-    def __init__(self, file: DeploymentFile, store: BentoStore, catalogue: Catalogue) -> None:
+    def __init__(
+        self, file: DeploymentFile, store: BentoStore, catalogue: Catalogue, environment: Environment | None
+    ) -> None:
         self._file = file
         self._store = store
         self._catalogue = catalogue
+        self._environment = environment
+        self._warnings: list[str] = []
         self._problems: list[Problem] = []
         self._defaults: dict[str, Default] = {}
+        self._warnings: list[str] = []
 
     def plan(self) -> Plan:
         versions: dict[str, Version] = dict(self._file.canary.versions) if self._file.canary else {}
@@ -160,7 +208,7 @@ class _Resolver:
             targets={target.key: target for target in targets if target},
             ray=self._file.ray,
             file=self._file.to_dict(),
-            warnings=self._file.warnings(),
+            warnings=(*self._file.warnings(), *self._warnings),
             defaults=tuple(self._defaults.values()),
         )
 
@@ -174,7 +222,8 @@ class _Resolver:
             return None
         self._check_services(place, version.services if version else self._file.services, bento)
         services = {name: self._service(place, version, name, bento) for name in bento.services}
-        self._check_envs(key, place, services[bento.entry_service], bento)
+        secrets = tuple(self._secret(name) for name in inheritance.secrets(self._file, version))
+        self._check_envs(key, place, services[bento.entry_service], secrets, bento)
         entry = services[bento.entry_service]
         return TargetPlan(
             deployment=self._file.name,
@@ -187,10 +236,33 @@ class _Resolver:
             bento=bento.tag,
             entry_service=bento.entry_service,
             services=services,
+            secrets=secrets,
             timeout_s=float(_traffic(entry, bento).get("timeout") or _BENTOML_TIMEOUT_S),
             capacity=_concurrency(entry, bento) or entry.max_ongoing_requests,
             cold_start_timeout_s=self._cold_start_timeout(version, entry.name),
+            dependencies=self._dependencies(key, place, bento),
         )
+
+    def _dependencies(self, key: str, place: str, bento: BentoInfo) -> DependenciesPlan:
+        wanted = requirements.read(bento.requirements)
+        isolated = self._file.ray.isolated(key)
+        found: tuple[Difference, ...] = ()
+        clashing: tuple[str, ...] = ()
+        if self._environment is not None:
+            clashing = requirements.clashes(wanted, self._environment)
+            first = (one.name for one in requirements.read(bento.asked_for).wanted)
+            found = requirements.differences(wanted, bento.python_version, self._environment, first)
+        if isolated and (files := wanted.only_in_image()):
+            message = (
+                f"Bento {bento.tag} needs {', '.join(files)}, which can't be installed into an environment of its own"
+            )
+            self._problem(f"{place}bento", message, "name packages of an index instead, or let it share the cluster's")
+        self._warnings += (
+            f"{place}bento: {said}" for said in requirements.warnings(bento.tag, wanted, found, clashing, key, isolated)
+        )
+        if not isolated:
+            return DependenciesPlan(differences=found)
+        return DependenciesPlan(kind="isolated", packages=wanted.to_install(), locked=wanted.locked, differences=found)
 
     def _place(self, said: Mapping[str, str], key: str, usual: Callable[[str], str]) -> str:
         """Return what the file says for a target, else the usual, with a number if another target has that."""
@@ -210,10 +282,26 @@ class _Resolver:
                 hint = did_you_mean(name, bento.services) or f"it has {', '.join(bento.services)}"
                 self._problem(f"{place}services.{name}", f"Bento {bento.tag} has no such service", hint)
 
-    def _check_envs(self, key: str, place: str, entry: ServicePlan, bento: BentoInfo) -> None:
-        if missing := [name for name in required_envs(bento) if name not in entry.envs]:
-            message = f"Bento {bento.tag} requires {', '.join(missing)}, which nothing sets for {key}"
-            self._problem(f"{place}envs", message, "set it here, or in the envs of main or of the service")
+    def _secret(self, name: str) -> SecretPlan:
+        said = self._file.ray.secrets.get(name, Secret())
+        path = (said.path or name) if said.type == "file" else None
+        return SecretPlan(name=name, type=said.type, keys=said.keys, path=path)
+
+    def _check_envs(
+        self, key: str, place: str, entry: ServicePlan, secrets: tuple[SecretPlan, ...], bento: BentoInfo
+    ) -> None:
+        given = {*entry.envs, *(name for secret in secrets for name in secret.keys)}
+        missing = ", ".join(name for name in required_envs(bento) if name not in given)
+        unknown = ", ".join(secret.name for secret in secrets if secret.type == "env" and not secret.keys)
+        if missing and unknown:
+            self._warnings.append(
+                f"{place}secrets: Bento {bento.tag} requires {missing}; whether {unknown} has it shows only when a "
+                "replica starts, unless ray.secrets names the keys"
+            )
+        elif missing:
+            message = f"Bento {bento.tag} requires {missing}, which nothing sets for {key}"
+            hint = "set it here, or in the envs of main or of the service, or name a secret that has it"
+            self._problem(f"{place}envs", message, hint)
 
     def _service(self, place: str, version: Version | None, name: str, bento: BentoInfo) -> ServicePlan:
         place = f"{place}services.{name}"

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ray_canary import requirements
 from ray_canary.access import Issued
 from ray_canary.deployment import History, WeightChange, describe
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan
+from ray_canary.plan import DependenciesPlan, Plan
+from ray_canary.preview import Preview
 from ray_canary.serving import local
 from ray_canary.serving.changes import Change, Effect, restarts
 from ray_canary.serving.revisions import Revision
@@ -164,6 +166,38 @@ def plan_targets(plan: Plan) -> None:
     out.print(table)
 
 
+def plan_secrets(plan: Plan) -> None:
+    """Print which secrets there are, by name, and where each is looked up."""
+    rows = [(target.key, secret) for target in plan.targets.values() for secret in target.secrets]
+    if not rows:
+        return
+    out.print()
+    out.print(Text("Secrets, looked up when a replica starts:", style="bold"))
+    table = _table("Version", "Secret", "As", "Looked up")
+    for key, secret in rows:
+        table.add_row(key, secret.name, secret.reaches, secret.looked_up)
+    out.print(table)
+
+
+def plan_dependencies(plan: Plan) -> None:
+    """Print which Python environments a plan's versions run in, and what they find otherwise there."""
+    if all(one.dependencies == DependenciesPlan() for one in plan.targets.values()):
+        return
+    out.print()
+    out.print(Text("Python environments:", style="bold"))
+    table = _table("Version", "Environment", "Installs", "Otherwise on this machine")
+    for target in plan.targets.values():
+        one = target.dependencies
+        installs = f"{len(one.packages)} packages" if len(one.packages) != 1 else "1 package"
+        table.add_row(
+            target.key,
+            "its own" if one.kind == "isolated" else "the cluster's",
+            f"{installs}{', a whole lock' if one.locked else ''}" if one.kind == "isolated" else "-",
+            requirements.told(one.differences) or "-",
+        )
+    out.print(table)
+
+
 def resources(reserved: Mapping[str, Any]) -> str:
     """Say what a replica reserves."""
     parts = [f"{reserved['num_cpus']:g} CPU"] if "num_cpus" in reserved else []
@@ -184,6 +218,22 @@ def plan_defaults(plan: Plan) -> None:
     for default in plan.defaults:
         table.add_row(default.path, default.value, default.reason)
     out.print(table)
+
+
+def plan_preview(found: Preview) -> None:
+    """Print what deploying would do to what is on the cluster."""
+    plan_changes(found.changes)
+    if found.weights is not None:
+        weight_change(found.weights)
+    if found.drift:
+        out.print()
+        out.print(Text("Where the file differs from what is deployed:", style="bold"))
+        table = _table("Key", "On the cluster", "In the file")
+        for path, there, here in found.drift:
+            table.add_row(path, *("-" if value is None else str(value) for value in (there, here)))
+        out.print(table)
+    if found.too_small:
+        err.print(Text.assemble(("Does not fit: ", "red"), found.too_small))
 
 
 def plan_changes(found: tuple[Change, ...]) -> None:
@@ -254,6 +304,9 @@ def deployment(live: Live) -> None:
         in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
         table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
     out.print(table)
+    named = [f"{key}: {', '.join(target['secrets'])}" for key, target in about["targets"].items() if target["secrets"]]
+    if named:
+        out.print(f"Secrets by name: {'; '.join(named)}.")
     for one in about["beside"]:
         out.print(f"Beside it, without requests: {one['application']} ({one['status'].lower()}).")
     troubles = {key: target["message"] for key, target in about["targets"].items()}

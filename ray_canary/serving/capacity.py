@@ -85,11 +85,12 @@ def sinks_quickly(release: Release, found: tuple[Need, ...]) -> bool:
 
 
 def _shares(live: Live) -> dict[str, int]:
-    """Return the share of every application that is in force; one that isn't ready has none."""
+    """Return the share that every application has.
+
+    One that isn't ready has it too: whoever changes another version's weight shouldn't have to wait for it.
+    """
     return {
-        target.settings.application: target.weight
-        for target in live.targets.values()
-        if target.settings.application and target.ready
+        target.settings.application: target.weight for target in live.targets.values() if target.settings.application
     }
 
 

@@ -46,13 +46,14 @@ Report = Callable[[tuple[Progress, ...]], None]
 class Options:
     """How a release is put on the cluster.
 
-    `at_once` moves the weights without waiting for the replicas that they need; `settle` waits until every part is
-    ready, not only until the split is in force; `wait` waits for anything at all. `timeout_s` is for everything.
+    `at_once` moves the weights without waiting for the replicas that they need; `whole` tries versions again that
+    failed, and waits until every part is ready, not only until the split is in force; `wait` waits for anything at all.
+    `timeout_s` is for everything.
     """
 
     wait: bool = True
     at_once: bool = False
-    settle: bool = True
+    whole: bool = True
     timeout_s: float = 3600
 
 
@@ -71,16 +72,17 @@ def _changes(release: Release, cluster: OnCluster) -> tuple[Change, ...]:
     return changes(before, {application["name"]: application for application in wanted(release, cluster)})
 
 
-def wanted(release: Release, cluster: OnCluster) -> list[Config]:
+def wanted(release: Release, cluster: OnCluster, *, again: bool = True) -> list[Config]:
     """Return the applications that deploying `release` asks Serve for, the ingress's first.
 
     Serve does nothing about an application that failed and is submitted again as it was. Whoever deploys it again means
     it to be tried again, so such a version gets the number of the attempt into its `args`, and keeps it from then on.
+    Who only moves weights doesn't mean that: without `again` none is tried again.
     """
-    return [release.ingress, *(_with_attempt(one, cluster) for one in release.versions)]
+    return [release.ingress, *(_with_attempt(one, cluster, again) for one in release.versions)]
 
 
-def _with_attempt(application: Config, cluster: OnCluster) -> Config:
+def _with_attempt(application: Config, cluster: OnCluster, again: bool) -> Config:
     there = cluster.applications.get(application["name"])
     if there is None or there.config is None or application["import_path"] != compile.VERSION_IMPORT_PATH:
         return application
@@ -89,7 +91,7 @@ def _with_attempt(application: Config, cluster: OnCluster) -> Config:
     bare = {key: value for key, value in application["args"].items() if key != "attempt"}
     if args != bare:
         return {**application, "args": bare}
-    attempt += there.status == "DEPLOY_FAILED" and _same_deployments(there.config, application)
+    attempt += again and there.status == "DEPLOY_FAILED" and _same_deployments(there.config, application)
     return {**application, "args": {**bare, **({"attempt": attempt} if attempt else {})}}
 
 
@@ -146,7 +148,7 @@ class Rollout:
         """
         deadline = time.monotonic() + options.timeout_s
         found = _changes(release, before)
-        release = replace(release, versions=tuple(wanted(release, before)[1:]))
+        release = replace(release, versions=tuple(wanted(release, before, again=options.whole)[1:]))
         live = before.live().get(release.name)
         serves = live is not None and _serves(live)
         floors: tuple[capacity.Need, ...] = ()
@@ -158,7 +160,7 @@ class Rollout:
         slowly = capacity.sinks_quickly(release, floors)
         self._submit(release, floors if slowly else ())
         going = leftovers(release, before)
-        if going or (options.wait and (serves or not options.settle)):
+        if going or (options.wait and (serves or not options.whole)):
             self._until_in_force(release.name, release.ingress, deadline)
         if going:
             self._cluster.submit(self._cluster.state().merged([], going, **release.options))
@@ -166,7 +168,7 @@ class Rollout:
             # Until Serve has seen the load that the new replicas are for.
             time.sleep(min(capacity.SEEN_AFTER_S, max(0.0, deadline - time.monotonic())))
             self._submit(release)
-        if options.wait and options.settle:
+        if options.wait and options.whole:
             self._until_ready(release, _Watch(release, release.applications, before, found), deadline)
 
     def _versions_first(
