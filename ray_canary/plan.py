@@ -190,7 +190,6 @@ class _Resolver:
         self._warnings: list[str] = []
         self._problems: list[Problem] = []
         self._defaults: dict[str, Default] = {}
-        self._warnings: list[str] = []
 
     def plan(self) -> Plan:
         versions: dict[str, Version] = dict(self._file.canary.versions) if self._file.canary else {}
