@@ -88,6 +88,9 @@ class TargetPlan(_Model):
     timeout_s: float = Field(description="Seconds to the first byte of a response.")
     capacity: int = Field(description="Requests at once that a replica takes before others should wait.")
     cold_start_timeout_s: float = Field(description="Seconds that a request may wait for a first replica.")
+    max_queue_depth: int | None = Field(
+        default=None, description="Requests that may wait in its queue; none: it has no queue."
+    )
 
 
 class Plan(_Model):
@@ -141,6 +144,7 @@ class _Resolver:
         self._catalogue = catalogue
         self._problems: list[Problem] = []
         self._defaults: dict[str, Default] = {}
+        self._warnings: list[str] = []
 
     def plan(self) -> Plan:
         versions: dict[str, Version] = dict(self._file.canary.versions) if self._file.canary else {}
@@ -157,7 +161,7 @@ class _Resolver:
             targets={target.key: target for target in targets if target},
             ray=self._file.ray,
             file=self._file.to_dict(),
-            warnings=self._file.warnings(),
+            warnings=(*self._file.warnings(), *dict.fromkeys(self._warnings)),
             defaults=tuple(self._defaults.values()),
         )
 
@@ -186,6 +190,9 @@ class _Resolver:
             timeout_s=float(_traffic(entry, bento).get("timeout") or _BENTOML_TIMEOUT_S),
             capacity=_concurrency(entry, bento) or entry.max_ongoing_requests,
             cold_start_timeout_s=self._cold_start_timeout(version, entry.name),
+            max_queue_depth=self._file.ray.queue.max_depth
+            if _queued(entry.config_overrides, bento.services[entry.name].config)
+            else None,
         )
 
     def _cold_start_timeout(self, version: Version | None, entry: str) -> float:
@@ -211,6 +218,12 @@ class _Resolver:
         hosts = self._file.ray.hosts
         # 429 is the Bento's answer to too many requests: Serve must not hold them back before.
         max_ongoing = max(hosts.max_ongoing_requests, 2 * int(traffic.get("max_concurrency") or 0))
+        if _queued(overrides, bento.services[name].config):
+            if name == bento.entry_service:
+                max_ongoing = int(traffic["concurrency"])
+                overrides = self._queue(place, overrides, traffic)
+            else:
+                self._no_queue(place)
         plan = ServicePlan(
             name=name,
             depends=bento.services[name].depends,
@@ -229,6 +242,18 @@ class _Resolver:
         return plan.model_copy(
             update={"scaling": plan.scaling.model_copy(update={"target_ongoing_requests": float(concurrency)})}
         )
+
+    def _queue(self, place: str, overrides: Mapping[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `overrides` for a service with a queue: the Bento has nothing to refuse."""
+        if not traffic.get("max_concurrency"):
+            return dict(overrides)
+        path = f"{place}.config_overrides.traffic.max_concurrency"
+        self._warnings.append(f"{path}: has no effect: external_queue holds back what is above concurrency")
+        return {**overrides, "traffic": {**_mapping(overrides.get("traffic")), "max_concurrency": None}}
+
+    def _no_queue(self, place: str) -> None:
+        path = f"{place}.config_overrides.traffic.external_queue"
+        self._warnings.append(f"{path}: has no effect: only the entry service has a queue")
 
     def _says_type(self, place: str, version: Version | None, name: str) -> str:
         """Return where in the file a target's instance type stands: a mistake that is inherited is main's."""
@@ -305,6 +330,7 @@ class _Resolver:
             ("ingress", "num_cpus", "an ingress only passes bytes on"),
             ("ingress", "max_ongoing_requests", "Serve's 5 would make requests wait in front of the ingress"),
             ("ingress", "target_wait_s", "so that nobody waits for a version that is starting or going"),
+            ("queue", "max_depth", "bounded, so that a queue that never drains can't fill the ingress's memory"),
             ("hosts", "max_ongoing_requests", "`bentoml serve` has no limit but max_concurrency; Serve's is 5"),
             ("hosts", "graceful_shutdown_timeout_s", "Serve's 20 s would cut a long stream off"),
         )
@@ -341,6 +367,18 @@ def _concurrency(service: ServicePlan, bento: BentoInfo) -> int | None:
     if said is None and not (own.get("external_queue") and own.get("concurrency") == 1):
         said = own.get("concurrency")
     return int(said) if said else None
+
+
+def _queued(overrides: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether somebody chose a queue for a service: in the file, or in the Bento by more than having a task.
+
+    A Bento with tasks says `external_queue: true` and `concurrency: 1` by itself.
+    """
+    said = _mapping(overrides.get("traffic")).get("external_queue")
+    if said is not None:
+        return bool(said)
+    traffic = _mapping(own.get("traffic"))
+    return bool(traffic.get("external_queue")) and (traffic.get("concurrency") or 1) != 1
 
 
 def _said(model: BaseModel | None) -> dict[str, Any]:

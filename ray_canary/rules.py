@@ -39,7 +39,6 @@ _IGNORED: Mapping[str, Mapping[str, str]] = {
     },
 }
 _SECRETS = "are not resolved yet: set them as envs"
-_QUEUE = "has no effect yet: requests are not queued outside of the replicas"
 _RESOURCES = "are ignored: instance_type governs"
 
 
@@ -83,8 +82,6 @@ def _service_warnings(loc: Loc, service: Mapping[str, Any], mains: Mapping[str, 
     yield from _ignored("overrides", (*loc, "config_overrides"), overrides)
     if overrides.get("resources") and (service.get("instance_type") or mains.get("instance_type")):
         yield (*loc, "config_overrides", "resources"), _RESOURCES
-    if _mapping(overrides.get("traffic")).get("external_queue"):
-        yield (*loc, "config_overrides", "traffic", "external_queue"), _QUEUE
 
 
 def _ignored(block: str, loc: Loc, data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:

@@ -4,7 +4,8 @@ Checked against ray 2.60.0. Public handles don't say how many replicas they can 
 (`running_replicas_populated()` turns true once and stays so), and asking the controller costs tens of milliseconds.
 The handle's own router is told by the controller within milliseconds of every change, so the ingress reads the router's
 replica set. Nor do they say whether a replica has accepted a request: a router whose replica dies before it did goes on
-looking for another one, without limit. The id of the request under way has no public reader either.
+looking for another one, without limit. Nor can anybody but a router count a request as waiting, which is what Serve's
+autoscaling goes by. The id of the request under way has no public reader either.
 `tests/unit/serving/test_serve_private.py` fails when these move.
 """
 
@@ -37,6 +38,7 @@ class HandleTransport:
         self._by_value = self._handle.options(method_name="answer", stream=True, _by_reference=False)
         self._by_reference = self._handle.options(method_name="answer", stream=True, _by_reference=True)
         self._router: Any = self._handle._router._asyncio_router  # type: ignore[union-attr]
+        self._loop: Any = self._handle._router.event_loop  # type: ignore[union-attr]
 
     @property
     def routable(self) -> int:
@@ -50,6 +52,19 @@ class HandleTransport:
     def seen(self) -> bool:
         """Whether the router has ever had a replica."""
         return bool(self._handle.running_replicas_populated())
+
+    def waits(self, by: int) -> None:
+        """Count `by` more requests as waiting, as the router itself does with those that it has no replica for."""
+        # The router has an event loop of its own unless Serve is told otherwise, and its count has no lock.
+        self._loop.call_soon_threadsafe(self._count, by)
+
+    def _count(self, by: int) -> None:
+        metrics = self._router._metrics_manager
+        step = metrics.inc_num_queued_requests if by > 0 else metrics.dec_num_queued_requests
+        for _ in range(abs(by)):
+            step()
+        if by > 0 and metrics.should_send_scaled_to_zero_optimized_push(curr_num_replicas=self.routable):
+            metrics.push_autoscaling_metrics_to_controller()
 
     def send(self, request: Request) -> "HandleCall":
         """Hand `request` to the router."""
