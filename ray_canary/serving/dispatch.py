@@ -191,9 +191,10 @@ class Dispatcher:
                 while True:
                     try:
                         return await self._try(target, reason, request, clock, limit, spare)
-                    except NotSent:
+                    except NotSent as error:
                         # A queue keeps what it let in, and so does a target that has just fallen asleep.
-                        if spare or not (target.asleep or target.keeps_requests):
+                        stays = target.asleep or target.keeps_requests or isinstance(error, _QueueMoved)
+                        if spare or not stays:
                             raise
                         request = request.again()
         except TimeoutError:
@@ -209,6 +210,7 @@ class Dispatcher:
     ) -> Answer:
         gate = OPEN if request.path in _HEALTH_PATHS else target.gate
         place = gate.enter(clock.arrived, spare)
+        target.in_flight += 1
         answered = False
         try:
             await clock.wake(target, limit)
@@ -221,7 +223,8 @@ class Dispatcher:
             answered = True
             return Answer(target, reason, head, call, place)
         except Closed:
-            raise NotSent("its queue has gone") from None
+            sentence = "its queue has gone"
+            raise (NotSent(sentence) if target.gate is gate else _QueueMoved(sentence)) from None
         except Full as full:
             if spare:
                 raise NotSent("it has no room") from None
@@ -230,6 +233,7 @@ class Dispatcher:
             raise Unanswered(429, sentence, target.key, reason, full.retry_after_s) from None
         finally:
             if not answered:
+                target.in_flight -= 1
                 place.leave()
 
     async def _begin(self, target: Target, request: Request) -> tuple[Head, Call]:
@@ -239,7 +243,6 @@ class Dispatcher:
         call = target.transport.send(request)
         waiting = _Wait(target, request, call, self.settings.target_wait_s)
         answered = False
-        target.in_flight += 1
         try:
             head = await call.head()
             answered = True
@@ -248,10 +251,13 @@ class Dispatcher:
             waiting.cancel()
             self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
             if not answered:
-                target.in_flight -= 1
                 # Nobody waits for it any more: what has not been sent must not be sent later.
                 request.withdraw()
                 call.cancel()
+
+
+class _QueueMoved(NotSent):
+    """The target goes on with another queue, or without one."""
 
 
 class _NeverWoke(NotSent):

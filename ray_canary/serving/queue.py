@@ -166,8 +166,7 @@ class Tickets:
             before = self._clients.get(name)
             if before is None or before.session <= report.session:
                 self._clients[name] = begun
-        known = self._clients.get(name)
-        return known if known is not None and known.session == report.session else None
+        return self._clients[name] if self.knows(name, report.session) else None
 
     def _end(self, client: _Client, tickets: tuple[int, ...], now: float) -> None:
         for ticket in tickets:
@@ -196,12 +195,17 @@ class Tickets:
             else:
                 client.refused.append(ticket)
 
-    def listens(self, name: str, session: int, now: float) -> bool:
-        """Note a sign of life; return whether the client is known, as `hear` does."""
-        client = self._clients.get(name)
-        if client is None or client.session != session:
+    def knows(self, name: str, session: int) -> bool:
+        """Whether a client is in this conversation with us."""
+        return name in self._clients and self._clients[name].session == session
+
+    def listens(self, name: str, session: int, clock: float, now: float) -> bool:
+        """Note a sign of life, made when the client's clock said `clock`; return whether the client is known."""
+        if not self.knows(name, session):
             return False
+        client = self._clients[name]
         client.heard = now
+        client.ahead = min(client.ahead, now - clock)
         return True
 
     def expire(self, now: float) -> None:

@@ -49,9 +49,9 @@ class Queue:
         self._wake()
         return reply
 
-    async def listen(self, client: str, session: int) -> Reply | None:
+    async def listen(self, client: str, session: int, clock: float) -> Reply | None:
         """Return what there is to tell a client, waiting `LISTEN_S` for it; None if the client isn't known."""
-        if not self._tickets.listens(client, session, time.monotonic()):
+        if not self._tickets.listens(client, session, clock, time.monotonic()):
             return None
         if not self._tickets.has_news(client):
             news = self._news[client] = asyncio.Event()
@@ -60,8 +60,7 @@ class Queue:
                     await news.wait()
             except TimeoutError:
                 pass
-        now = time.monotonic()
-        return self._tickets.take(client, now) if self._tickets.listens(client, session, now) else None
+        return self._tickets.take(client, time.monotonic()) if self._tickets.knows(client, session) else None
 
     async def state(self) -> dict[str, Any]:
         """Return the numbers, for whoever looks into it."""
@@ -107,9 +106,9 @@ class RayDesk:
         """Tell what is new; return what is new."""
         return cast(Reply | None, await self._actor.report.remote(client, report))
 
-    async def listen(self, client: str, session: int) -> Reply | None:
+    async def listen(self, client: str, session: int, clock: float) -> Reply | None:
         """Wait, for a second at most, for something new."""
-        return cast(Reply | None, await self._actor.listen.remote(client, session))
+        return cast(Reply | None, await self._actor.listen.remote(client, session, clock))
 
 
 def _actor(application: str, deployment: str) -> Any:

@@ -35,8 +35,8 @@ class Desk(Protocol):
     async def report(self, client: str, report: Report) -> Reply | None:
         """Tell what is new; return what is new."""
 
-    async def listen(self, client: str, session: int) -> Reply | None:
-        """Wait, for a second at most, for something new."""
+    async def listen(self, client: str, session: int, clock: float) -> Reply | None:
+        """Wait, for a second at most, for something new; `clock` is the client's own, now."""
 
 
 class Waited(Protocol):
@@ -262,7 +262,7 @@ class QueueClient:
         while True:
             session = self._session
             async with asyncio.timeout(CALL_LIMIT_S):
-                reply = await desk.listen(self.name, session)
+                reply = await desk.listen(self.name, session, self._clock())
             self._hear(reply, session)
 
     async def _look(self) -> None:

@@ -116,3 +116,15 @@ def test_a_burst_is_answered_in_the_order_of_arrival_and_never_more_at_once_than
     assert told.counts == {200: BURST}
     assert told.most == CONCURRENCY
     assert told.repeated == []
+
+
+@pytest.mark.parametrize(("every_s", "seconds"), [(0.002, 0.05), (0.01, 0.06), (0.02, 0.1)])
+def test_order(cluster: RealCluster, every_s: float, seconds: float) -> None:
+    began = time.monotonic()
+    told = burst(cluster, count=300, every_s=every_s, seconds=seconds)
+    places = {number: place for place, number in enumerate(told.begun)}
+    off = sorted(abs(places[number] - place) for place, number in enumerate(sorted(told.begun)))
+    print(
+        f"\norder {every_s} {seconds}: {told.counts} most {told.most} off {off[150]} {off[290]} {off[-1]} in {time.monotonic() - began:.1f} s"
+    )
+    print(told.begun[:80])

@@ -6,7 +6,7 @@ import pytest
 
 from ray_canary.serving.settings import TargetSettings
 from ray_canary.serving.targets import Connections, Target
-from ray_canary.serving.transport import Transport
+from ray_canary.serving.transport import Scaled
 from tests.unit.serving.fakes import FakeTransport, target_config
 
 
@@ -34,18 +34,6 @@ def test_a_target_is_ready_if_it_has_a_replica_or_sleeps_after_having_started_on
     assert (one.ready, one.asleep) == (ready, asleep)
 
 
-def test_only_a_request_that_wakes_a_target_may_wait_long() -> None:
-    awake, asleep = target(1, scales_to_zero=True), target(0, scales_to_zero=True, cold_start_timeout_s=120)
-    assert awake.wait_s(0.25) == 0.25
-    assert asleep.wait_s(0.25) == 120
-
-
-def test_starting_a_replica_comes_on_top_of_the_bentos_own_time() -> None:
-    awake, asleep = target(1, scales_to_zero=True), target(0, scales_to_zero=True, cold_start_timeout_s=120)
-    assert awake.limit_s == 60
-    assert asleep.limit_s == 180
-
-
 @pytest.mark.parametrize(
     ("routable", "capacity", "ingress_replicas", "room"),
     [
@@ -69,7 +57,7 @@ def test_each_ingress_replica_gives_away_its_part_of_the_capacity_and_at_least_o
 def test_a_process_opens_one_transport_to_each_place_and_keeps_it() -> None:
     opened: list[tuple[str | None, str]] = []
 
-    def connect(application: str | None, deployment: str) -> Transport:
+    def connect(application: str | None, deployment: str) -> Scaled:
         opened.append((application, deployment))
         return FakeTransport()
 
