@@ -245,6 +245,9 @@ class _Resolver:
 
     def _queue(self, place: str, overrides: Mapping[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any]:
         """Return `overrides` for a service with a queue: the Bento has nothing to refuse."""
+        if "max_depth" not in _mapping((self._file.to_dict().get("ray") or {}).get("queue")):
+            reason = "a queue that never drains must not fill the ingress's memory"
+            self._default("ray.queue.max_depth", f"{self._file.ray.queue.max_depth}", reason)
         if not traffic.get("max_concurrency"):
             return dict(overrides)
         path = f"{place}.config_overrides.traffic.max_concurrency"
@@ -330,7 +333,6 @@ class _Resolver:
             ("ingress", "num_cpus", "an ingress only passes bytes on"),
             ("ingress", "max_ongoing_requests", "Serve's 5 would make requests wait in front of the ingress"),
             ("ingress", "target_wait_s", "so that nobody waits for a version that is starting or going"),
-            ("queue", "max_depth", "bounded, so that a queue that never drains can't fill the ingress's memory"),
             ("hosts", "max_ongoing_requests", "`bentoml serve` has no limit but max_concurrency; Serve's is 5"),
             ("hosts", "graceful_shutdown_timeout_s", "Serve's 20 s would cut a long stream off"),
         )

@@ -85,6 +85,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.ingress.max_ongoing_requests": (1000, 2000),
     "ray.ingress.max_body_bytes": (1000, 2000),
     "ray.ingress.target_wait_s": (0.25, 0.5),
+    "ray.queue.max_depth": (1000, 2000),
     "ray.hosts.max_ongoing_requests": (1000, 3000),
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
@@ -92,6 +93,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
 #: What else has to stand in the file for a key to be legal.
 BESIDE: Mapping[str, Mapping[str, Any]] = {
     f"{SERVICE}.config_overrides.traffic.external_queue": {"config_overrides.traffic.concurrency": 4},
+    "ray.queue.max_depth": {"services.Entry.config_overrides.traffic": {"external_queue": True, "concurrency": 4}},
     f"{SERVICE}.scaling.min_replicas": {"scaling.max_replicas": 2},
     f"{SERVICE}.config_overrides.resources.gpu_type": {"config_overrides.resources.gpu": 1},
 }
@@ -215,7 +217,7 @@ def test_an_edit_of_a_versions_service_restarts_nothing_of_another_version(key: 
 @pytest.mark.parametrize("key", OTHER_KEYS, ids=lambda key: key.path)
 def test_any_other_edit_restarts_what_its_row_says(key: Key, store: BentoStore) -> None:
     edited = "c" if key.restarts is Restarts.COMES else "a"
-    before, after = around(key, edited)
+    before, after = around(key, edited, inside=BESIDE.get(key.path))
     if key.restarts is Restarts.REFUSED:
         compiled(before, store)
         with pytest.raises(ConfigError):

@@ -442,7 +442,8 @@ def test_a_request_to_a_target_at_zero_wakes_it_and_its_time_begins_when_it_has_
         waiting = [asyncio.ensure_future(answer(here, spent_s=LATER_S / 2)) for _ in range(50)]
         await waits(2 * LATER_S)
         assert a.waiting == 50, "Serve's autoscaling is told of them"
-        assert not a.calls and not any(one.done() for one in waiting)
+        assert not a.calls
+        assert not any(one.done() for one in waiting)
         a.routable = 1
         assert {(got.target.key, got.reason) for got in await asyncio.gather(*waiting)} == {("a", Reason.RANDOM)}
         assert a.waiting == 0
@@ -589,6 +590,8 @@ class FakeGate:
 
 
 class FakePlace:
+    """A place in it."""
+
     def __init__(self, arrived: float, spare: bool) -> None:
         self.arrived = arrived
         self.spare = spare

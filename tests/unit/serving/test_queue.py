@@ -57,7 +57,7 @@ def test_clocks_that_differ_change_nothing_in_the_order() -> None:
     tickets.hear("ahead", report(clock=5001.0, limits=limits, waiting=((0, 5000.5), (1, 5000.9))), 1001.0)
     tickets.hear("behind", report(clock=4.0, limits=limits, waiting=((2, 3.7),)), 1001.0)
     tickets.hear("ahead", report(clock=5001.0, limits=limits, ended=(0,)), 1001.0)
-    assert tickets.everything()["behind"] == (frozenset(), {2})
+    assert tickets.everything()["behind"] == (frozenset(), frozenset({2}))
 
 
 def test_a_report_that_took_long_puts_nobody_back_for_good() -> None:
@@ -69,14 +69,14 @@ def test_a_report_that_took_long_puts_nobody_back_for_good() -> None:
     assert tickets.listens("slow", 1, 3.3, 3.3)
     tickets.hear("slow", report(clock=3.3, limits=limits, waiting=((2, 3.1),)), 3.3)
     tickets.hear("quick", report(clock=3.3, limits=limits, ended=(0,)), 3.3)
-    assert tickets.everything()["slow"] == (frozenset(), {2})
+    assert tickets.everything()["slow"] == (frozenset(), frozenset({2}))
 
 
 def test_a_ticket_too_many_is_refused_and_the_others_keep_their_places() -> None:
     tickets = queue("one", limits=Limits(1, 2))
     reply = says(tickets, "one", limits=Limits(1, 2), waiting=tuple((number, 0.1 * number) for number in range(5)))
     assert (reply.granted, set(reply.refused)) == ((0,), {3, 4})
-    assert tickets.everything()["one"] == ({1, 2}, {0})
+    assert tickets.everything()["one"] == (frozenset({1, 2}), frozenset({0}))
 
 
 def test_a_refused_client_is_told_how_long_the_queue_takes_to_drain() -> None:
@@ -121,7 +121,7 @@ def test_a_client_that_falls_silent_gives_everything_back() -> None:
     tickets.listens("two", 1, later, later)
     tickets.expire(later)
     tickets.assign(later)
-    assert tickets.everything() == {"two": (frozenset(), {0})}
+    assert tickets.everything() == {"two": (frozenset(), frozenset({0}))}
     assert not tickets.hear("one", report(clock=later), later), "it has to say all it has"
 
 
@@ -147,7 +147,7 @@ def test_a_new_conversation_replaces_what_was_known_and_ends_the_one_before() ->
     tickets = queue("one")
     says(tickets, "one", waiting=((0, 0.0), (1, 0.1), (2, 0.2)))
     tickets.hear("one", report(session=2, whole=True, waiting=((1, 0.1), (2, 0.2))), 2.0)
-    assert tickets.everything() == {"one": (frozenset(), {1, 2})}
+    assert tickets.everything() == {"one": (frozenset(), frozenset({1, 2}))}
     assert not tickets.hear("one", report(session=1, waiting=((9, 0.0),)), 2.0)
     assert not tickets.listens("one", 1, 2.0, 2.0)
 
