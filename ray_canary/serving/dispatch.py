@@ -21,6 +21,11 @@ _SYSTEM_FOLDER: Final = "/static_content/"
 _HEALTH_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 
 
+#: Seconds for which a request that met a broken replica keeps its slot: until Serve has noticed, what waits in the
+#: queue would be sent to that replica, and fail as quickly as it comes.
+_BROKEN_S: Final = 0.5
+
+
 class Reason(StrEnum):
     """Why a request went where it went; the value of `X-Bento-Split`."""
 
@@ -212,6 +217,7 @@ class Dispatcher:
         place = gate.enter(clock.arrived, spare)
         target.in_flight += 1
         answered = False
+        kept_s = 0.0
         try:
             await clock.wake(target, limit)
             if not (target.ready or gate.holds):
@@ -219,7 +225,7 @@ class Dispatcher:
             await place.turn()
             if gate.holds:
                 self._observer.queued(target.key, asyncio.get_running_loop().time() - clock.arrived)
-            head, call = await self._begin(target, request)
+            head, call = await self._begin(target, request, place)
             answered = True
             return Answer(target, reason, head, call, place)
         except Closed:
@@ -231,16 +237,23 @@ class Dispatcher:
             self._observer.refused(target.key)
             sentence = f"Too many requests: the queue of {target.key} is full"
             raise Unanswered(429, sentence, target.key, reason, full.retry_after_s) from None
+        except Broken:
+            kept_s = _BROKEN_S
+            raise
         finally:
             if not answered:
                 target.in_flight -= 1
-                place.leave()
+                if kept_s:
+                    asyncio.get_running_loop().call_later(kept_s, place.leave)
+                else:
+                    place.leave()
 
-    async def _begin(self, target: Target, request: Request) -> tuple[Head, Call]:
+    async def _begin(self, target: Target, request: Request, place: Place) -> tuple[Head, Call]:
         """Send a request and wait for the beginning of the response."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         call = target.transport.send(request)
+        place.sent(call)
         waiting = _Wait(target, request, call, self.settings.target_wait_s)
         answered = False
         try:

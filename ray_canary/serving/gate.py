@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from ray_canary.serving.transport import Call
+
 
 class Full(Exception):
     """There is no place for a request."""
@@ -25,6 +27,9 @@ class Place(Protocol):
             Full: there is no place for it.
             Closed: there is no queue any more.
         """
+
+    def sent(self, call: Call) -> None:
+        """Note that the request is under way."""
 
     def leave(self) -> None:
         """Give the place up, wherever it is. Must be called once for every place; more often does nothing."""
@@ -56,6 +61,9 @@ class _Nowhere:
 
     async def turn(self) -> None:
         """Return at once."""
+
+    def sent(self, call: Call) -> None:
+        """Do nothing."""
 
     def leave(self) -> None:
         """Do nothing."""

@@ -16,11 +16,14 @@ from uuid import uuid4
 
 from ray_canary.serving.gate import Closed, Full
 from ray_canary.serving.queue import Limits, Reply, Report
+from ray_canary.serving.transport import Call
 
 logger = logging.getLogger("ray.serve")
 
 #: Seconds between two looks at how many replicas there are.
 LOOK_EVERY_S: Final = 0.1
+#: Looks between two for requests at replicas that take no others any more.
+LOOKS_FOR_DRAINING: Final = 10
 #: Seconds between two attempts to reach the queue.
 AGAIN_AFTER_S: Final = 0.1
 #: Seconds that a call to the queue may take before it counts as lost.
@@ -49,6 +52,9 @@ class Waited(Protocol):
     def waits(self, by: int) -> None:
         """Count `by` more requests as waiting for this target, for its autoscaling."""
 
+    def drains(self, call: Call) -> bool:
+        """Whether the replica that has `call` takes no other ones any more."""
+
 
 class _State(Enum):
     WAITING = "waiting"
@@ -63,7 +69,7 @@ class _Unknown(Exception):
 class TicketPlace:
     """One request's place in the queue."""
 
-    __slots__ = ("_client", "arrived", "spare", "state", "ticket", "told")
+    __slots__ = ("_client", "arrived", "call", "spare", "state", "ticket", "told")
 
     def __init__(self, client: "QueueClient", ticket: int, arrived: float, spare: bool) -> None:
         self._client = client
@@ -71,6 +77,7 @@ class TicketPlace:
         self.arrived = arrived
         self.spare = spare
         self.state = _State.WAITING
+        self.call: Call | None = None
         self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def turn(self) -> None:
@@ -83,6 +90,10 @@ class TicketPlace:
         if not self.told.done():
             self.told.set_exception(reason)
             self.told.exception()  # Its client may have left at this moment: then nobody else asks.
+
+    def sent(self, call: Call) -> None:
+        """Note that the request is under way."""
+        self.call = call
 
     def leave(self) -> None:
         """Give the place up."""
@@ -266,10 +277,21 @@ class QueueClient:
             self._hear(reply, session)
 
     async def _look(self) -> None:
+        looks = 0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if self._target.routable != self._told_routable:
+            looks += 1
+            changed = self._target.routable != self._told_routable
+            if changed:
                 self._news.set()
+            if changed or looks % LOOKS_FOR_DRAINING == 0:
+                self._let_go_of_draining()
+
+    def _let_go_of_draining(self) -> None:
+        """Free the slots of requests whose replica is on its way out: who replaces it has room of its own."""
+        for place in self._of(_State.GRANTED):
+            if place.call is not None and self._target.drains(place.call):
+                self.left(place)
 
     def _hear(self, reply: Reply | None, session: int) -> None:
         if reply is None:

@@ -48,6 +48,9 @@ class Scaled(Transport, Protocol):
         A first one wakes a target that stands at zero replicas.
         """
 
+    def drains(self, call: Call) -> bool:
+        """Whether the replica that has `call` takes no other ones any more, because it is being replaced."""
+
 
 class NotSent(Exception):
     """Nothing of the request was sent."""

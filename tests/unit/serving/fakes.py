@@ -121,10 +121,14 @@ class FakeTransport:
         self.routable = routable
         self.seen = seen
         self.calls: list[FakeCall] = []
+        self.draining: list[Any] = []
         self.waiting = 0
         self.most_waiting = 0
         self._scripts = scripts or (ANSWERS,)
         self._news = asyncio.Event()
+
+    def drains(self, call: Any) -> bool:
+        return call in self.draining
 
     def waits(self, by: int) -> None:
         self.waiting += by

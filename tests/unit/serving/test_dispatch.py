@@ -601,6 +601,9 @@ class FakePlace:
     async def turn(self) -> None:
         await self.told
 
+    def sent(self, call: Any) -> None:
+        self.call = call
+
     def leave(self) -> None:
         self.left = True
 
@@ -780,5 +783,19 @@ def test_a_question_about_health_does_not_wait_in_the_queue(path: str) -> None:
         asked = Request("GET", path, path.encode(), b"", [], b"")
         assert (await answer(here, asked)).target.key == "main"
         assert not gate.places
+
+    run(test())
+
+
+def test_a_request_that_met_a_broken_replica_keeps_its_slot_until_serve_has_noticed() -> None:
+    async def test() -> None:
+        here, gate = queueing(FakeTransport(BREAKS))
+        waiting = asyncio.ensure_future(refusal(here))
+        await started(waiting, gate)
+        gate.places[0].told.set_result(None)
+        assert (await waiting).status == 502
+        assert not gate.places[0].left
+        await waits(0.6)
+        assert gate.places[0].left
 
     run(test())

@@ -10,7 +10,7 @@ from ray_canary.serving import queue_client
 from ray_canary.serving.gate import Closed, Full
 from ray_canary.serving.queue import Limits, Reply, Report, Tickets
 from ray_canary.serving.queue_client import QueueClient, TicketPlace
-from tests.unit.serving.fakes import FakeTransport, run, settle
+from tests.unit.serving.fakes import FakeTransport, request, run, settle
 
 
 class FakeDesk:
@@ -237,6 +237,26 @@ def test_replicas_that_come_are_noticed() -> None:
         await here.until(lambda: here.desks[0].tickets.depth == 3)
         transport.routable = 1
         await here.until(lambda: turns(places) == [0, 1])
+
+    play(scene)
+
+
+def test_a_request_at_a_replica_that_is_being_replaced_holds_no_slot_of_the_new_one() -> None:
+    async def scene(here: World) -> None:
+        transport = FakeTransport()
+        client = here.client(transport)
+        places = enter(client, 3)
+        await here.until(lambda: turns(places) == [0, 1])
+        long, short = transport.send(request()), transport.send(request())
+        places[0].sent(long)
+        places[1].sent(short)
+        transport.draining = [long]
+        transport.routable = 2
+        await here.until(lambda: turns(places) == [0, 1, 2])
+        await here.until(lambda: here.desks[0].tickets.held == 2)
+        places[0].leave()
+        await settle()
+        assert here.desks[0].tickets.held == 2
 
     play(scene)
 
