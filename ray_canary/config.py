@@ -32,6 +32,9 @@ from ray_canary.fields import (
     RouteType,
     Scalar,
     Seconds,
+    SecretName,
+    SecretPath,
+    SecretType,
     ServiceName,
     Strategy,
     Text,
@@ -165,7 +168,9 @@ class Version(_Model):
     weight: Percent = Field(description="The part of the traffic, in whole percent.")
     services: Services = Field(default={}, description="How its Bento services run, where not as in main.")
     envs: Many[Env] = Field(default=(), description="Environment variables of all its services; they win over main's.")
-    secrets: Many[Text] = Field(default=(), description="Names of secrets; not resolved yet.")
+    secrets: Many[SecretName] = Field(
+        default=(), description="Names of secrets that its services get, in addition to main's."
+    )
 
 
 class Canary(_Model):
@@ -220,6 +225,22 @@ class Queue(_Model):
     )
 
 
+class Secret(_Model):
+    """How a secret reaches the Bentos that name it. The folder of its name on the node holds a file for each key."""
+
+    type: SecretType = Field(
+        default="env", description="Whether its keys become environment variables, or its folder a part of the files."
+    )
+    keys: Many[EnvName] = Field(
+        default=(),
+        description="With `env`: the keys that are taken, all of which have to be there; where the node has no folder, "
+        "its environment variables of these names.",
+    )
+    path: SecretPath | None = Field(
+        default=None, description="With `file`: where the folder stands under the replica's `$BENTOML_HOME`."
+    )
+
+
 class RayBlock(_Model):
     """What BentoCloud has no words for."""
 
@@ -230,6 +251,15 @@ class RayBlock(_Model):
     hosts: Block[Hosts] = Field(default=Hosts(), description="The deployments that run Bento services.")
     applications: Block[dict[str, ApplicationName]] = Field(
         default={}, description="The Serve application that serves a target, where it isn't the one of its role."
+    )
+    secrets: Block[dict[SecretName, Block[Secret]]] = Field(
+        default={}, description="How secrets reach the Bentos, where not as environment variables from their folders."
+    )
+    arms: Block[dict[str, Text]] = Field(
+        default={}, description="What seeds a target's hash, where it isn't its key: `promote` moves it with the users."
+    )
+    standalone: Many[Text] = Field(
+        default=(), description="The versions that inherit nothing from main; `promote` keeps the others as they were."
     )
 
 
@@ -243,7 +273,11 @@ class DeploymentFile(_Model):
         default=False, description="Whether requests need an access token; `true` is refused until there are tokens."
     )
     envs: Many[Env] = Field(default=(), description="Environment variables of all services of all versions.")
-    secrets: Many[Text] = Field(default=(), description="Names of secrets; not resolved yet.")
+    secrets: Many[SecretName] = Field(
+        default=(),
+        description="Names of secrets that all services of all versions get; each is looked up on the node where a "
+        "replica starts.",
+    )
     labels: Many[Label] = Field(default=(), description="Accepted for BentoCloud's sake, and ignored.")
     services: Services = Field(default={}, description="How each Bento service runs, by its name.")
     canary: Canary | None = Field(default=None, description="The canary versions; without them, main gets everything.")

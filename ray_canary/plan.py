@@ -1,13 +1,15 @@
 """The Deployment fully resolved: no defaults left to guess."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ray_canary import inheritance
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
-from ray_canary.config import DeploymentFile, RayBlock, ServiceConfig, Version
+from ray_canary.config import DeploymentFile, RayBlock, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
 from ray_canary.instances import Catalogue, bento_resources
 from ray_canary.legal import did_you_mean
@@ -23,6 +25,9 @@ _STRATEGIES: Final[Mapping[str, tuple[int, float]]] = {
     "RampedSlowRollout": (1, 0.01),
     "BestEffortControlledRollout": (0, 0.2),
 }
+#: Where a node keeps its secrets: a folder for each, with a file for each key.
+SECRETS_DIR: Final = "RAY_CANARY_SECRETS_DIR"
+DEFAULT_SECRETS_DIR: Final = "/etc/ray-canary/secrets"
 _BENTOML_TIMEOUT_S: Final = 60.0
 _COLD_START_TIMEOUT_S: Final = 300.0
 
@@ -58,6 +63,28 @@ class RolloutPlan(_Model):
     rolling_update_percentage: float = Field(description="Replicas replaced at a time, as a share; at least one.")
 
 
+class SecretPlan(_Model):
+    """A secret of a target: its name, and how it reaches the Bento. Its values are never in a plan."""
+
+    name: str = Field(description="Its name, and that of its folder on the node.")
+    type: Literal["env", "file"] = Field(description="Environment variables, or files.")
+    keys: tuple[str, ...] = Field(default=(), description="The keys that are taken; none: all that are there.")
+    path: str | None = Field(default=None, description="Where its folder stands under the replica's BENTOML_HOME.")
+
+    @property
+    def looked_up(self) -> str:
+        """Say where a replica looks it up when it starts."""
+        folder = f"${{{SECRETS_DIR}:-{DEFAULT_SECRETS_DIR}}}/{self.name} on its node"
+        return f"{folder}, else {', '.join(self.keys)} in the node's environment" if self.keys else folder
+
+    @property
+    def reaches(self) -> str:
+        """Say how the Bento gets it."""
+        if self.type == "file":
+            return f"files in $BENTOML_HOME/{self.path}"
+        return f"environment variables {', '.join(self.keys)}" if self.keys else "environment variables, one a key"
+
+
 class ServicePlan(_Model):
     """One Bento service of one target: one Serve deployment."""
 
@@ -76,6 +103,7 @@ class ServicePlan(_Model):
 class TargetPlan(_Model):
     """main or one canary version: one Serve application."""
 
+    deployment: str = Field(description="The Deployment's name.")
     key: str = Field(description="`main`, or the version's key.")
     label: str = Field(description="Its name in metrics and pages, as on BentoCloud.")
     application: str = Field(description="The Serve application that serves it.")
@@ -85,6 +113,7 @@ class TargetPlan(_Model):
     bento: str = Field(description="The Bento, pinned.")
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServicePlan] = Field(description="All its Bento services.")
+    secrets: tuple[SecretPlan, ...] = Field(default=(), description="Its secrets; the later wins a key.")
     timeout_s: float = Field(description="Seconds to the first byte of a response.")
     capacity: int = Field(description="Requests at once that a replica takes before others should wait.")
     cold_start_timeout_s: float = Field(description="Seconds that a request may wait for a first replica.")
@@ -103,7 +132,7 @@ class Plan(_Model):
     targets: dict[str, TargetPlan] = Field(description="main first, then the versions as in the file.")
     ray: RayBlock = Field(description="What the `ray:` block says, with its defaults.")
     file: dict[str, Any] = Field(description="The file itself.")
-    warnings: tuple[str, ...] = Field(description="Keys that have no effect here.")
+    warnings: tuple[str, ...] = Field(description="Keys that have no effect here, and what else to know.")
     defaults: tuple[Default, ...] = Field(description="What the file leaves to us, with reasons.")
 
     def weights(self) -> dict[str, int]:
@@ -120,9 +149,7 @@ class Plan(_Model):
 
     def differences(self, other: "Plan") -> tuple[tuple[str, Any, Any], ...]:
         """Return what `other` has otherwise: path, value here, value there; None where there is nothing."""
-        here, there = dict(_leaves("", self.to_dict())), dict(_leaves("", other.to_dict()))
-        paths = dict.fromkeys((*here, *there))
-        return tuple((path, here.get(path), there.get(path)) for path in paths if here.get(path) != there.get(path))
+        return tuple(leaf_differences(self.to_dict(), other.to_dict()))
 
 
 def resolve(file: DeploymentFile, store: BentoStore, catalogue: Catalogue) -> Plan:
@@ -175,18 +202,21 @@ class _Resolver:
             return None
         self._check_services(place, version.services if version else self._file.services, bento)
         services = {name: self._service(place, version, name, bento) for name in bento.services}
-        self._check_envs(key, place, services[bento.entry_service], bento)
+        secrets = tuple(self._secret(name) for name in inheritance.secrets(self._file, version))
+        self._check_envs(key, place, services[bento.entry_service], secrets, bento)
         entry = services[bento.entry_service]
         return TargetPlan(
+            deployment=self._file.name,
             key=key,
             label=self._file.name if key == MAIN else f"{self._file.name}-canary-{key}",
-            application=self._file.ray.applications.get(key) or application_name(self._file.name, key),
-            arm=key,
+            application=self._place(self._file.ray.applications, key, partial(application_name, self._file.name)),
+            arm=self._place(self._file.ray.arms, key, str),
             weight=weight,
             asked_for=asked_for,
             bento=bento.tag,
             entry_service=bento.entry_service,
             services=services,
+            secrets=secrets,
             timeout_s=float(_traffic(entry, bento).get("timeout") or _BENTOML_TIMEOUT_S),
             capacity=_concurrency(entry, bento) or entry.max_ongoing_requests,
             cold_start_timeout_s=self._cold_start_timeout(version, entry.name),
@@ -194,6 +224,14 @@ class _Resolver:
             if _queued(entry.config_overrides, bento.services[entry.name].config)
             else None,
         )
+
+    def _place(self, said: Mapping[str, str], key: str, usual: Callable[[str], str]) -> str:
+        """Return what the file says for a target, else the usual, with a number if another target has that."""
+        others = {name for other, name in said.items() if other != key}
+        if key in said or usual(key) not in others:
+            return said.get(key) or usual(key)
+        versions = self._file.canary.versions if self._file.canary else {}
+        return free_name(usual(key), others | {usual(other) for other in (MAIN, *versions)})
 
     def _cold_start_timeout(self, version: Version | None, entry: str) -> float:
         config = inheritance.service_config(self._file, version, entry)
@@ -205,10 +243,26 @@ class _Resolver:
                 hint = did_you_mean(name, bento.services) or f"it has {', '.join(bento.services)}"
                 self._problem(f"{place}services.{name}", f"Bento {bento.tag} has no such service", hint)
 
-    def _check_envs(self, key: str, place: str, entry: ServicePlan, bento: BentoInfo) -> None:
-        if missing := [name for name in required_envs(bento) if name not in entry.envs]:
-            message = f"Bento {bento.tag} requires {', '.join(missing)}, which nothing sets for {key}"
-            self._problem(f"{place}envs", message, "set it here, or in the envs of main or of the service")
+    def _secret(self, name: str) -> SecretPlan:
+        said = self._file.ray.secrets.get(name, Secret())
+        path = (said.path or name) if said.type == "file" else None
+        return SecretPlan(name=name, type=said.type, keys=said.keys, path=path)
+
+    def _check_envs(
+        self, key: str, place: str, entry: ServicePlan, secrets: tuple[SecretPlan, ...], bento: BentoInfo
+    ) -> None:
+        given = {*entry.envs, *(name for secret in secrets for name in secret.keys)}
+        missing = ", ".join(name for name in required_envs(bento) if name not in given)
+        unknown = ", ".join(secret.name for secret in secrets if secret.type == "env" and not secret.keys)
+        if missing and unknown:
+            self._warnings.append(
+                f"{place}secrets: Bento {bento.tag} requires {missing}; whether {unknown} has it shows only when a "
+                "replica starts, unless ray.secrets names the keys"
+            )
+        elif missing:
+            message = f"Bento {bento.tag} requires {missing}, which nothing sets for {key}"
+            hint = "set it here, or in the envs of main or of the service, or name a secret that has it"
+            self._problem(f"{place}envs", message, hint)
 
     def _service(self, place: str, version: Version | None, name: str, bento: BentoInfo) -> ServicePlan:
         place = f"{place}services.{name}"
@@ -354,6 +408,12 @@ def application_name(deployment: str, key: str) -> str:
     return f"{deployment}-main" if key == MAIN else f"{deployment}-canary-{key}"
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return `name`, with the lowest number from 2 that makes it free if it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
 def _traffic(service: ServicePlan, bento: BentoInfo) -> dict[str, Any]:
     own = _mapping(bento.services[service.name].config.get("traffic"))
     return {**own, **_mapping(service.config_overrides.get("traffic"))}
@@ -389,6 +449,14 @@ def _said(model: BaseModel | None) -> dict[str, Any]:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def leaf_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two mappings differ: path, value here, value there; None where there is nothing."""
+    one, other = dict(_leaves("", here)), dict(_leaves("", there))
+    for path in dict.fromkeys((*one, *other)):
+        if one.get(path) != other.get(path):
+            yield path, one.get(path), other.get(path)
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

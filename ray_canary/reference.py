@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ray_canary import metrics
-from ray_canary.config import DeploymentFile, Env, Label, ServiceConfig, Version
+from ray_canary.config import DeploymentFile, Env, Label, Secret, ServiceConfig, Version
 from ray_canary.legal import Legal, bare_type
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -40,6 +40,7 @@ class Restarts(StrEnum):
     EVERY = "all services of every version"
     REPLACED = "all services of that version, in a new application"
     COMES = "nothing: the version comes or goes"
+    USERS = "all services of every version that has the secret"
     INGRESS = "the ingress"
 
 
@@ -49,6 +50,7 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("bento", Restarts.MAIN),
     ("access_authorization", Restarts.REFUSED),
     ("envs", Restarts.EVERY),
+    ("secrets", Restarts.EVERY),
     (f"{SERVICE}.instance_type", Restarts.SERVICE),
     (f"{SERVICE}.envs", Restarts.SERVICE),
     (f"{SERVICE}.config_overrides.**", Restarts.TARGET),
@@ -65,7 +67,7 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     (f"{VERSION}.bento", Restarts.TARGET),
     (f"{VERSION}.weight", Restarts.NOTHING),
     (f"{VERSION}.envs", Restarts.TARGET),
-    (f"{VERSION}.secrets", Restarts.IGNORED),
+    (f"{VERSION}.secrets", Restarts.TARGET),
     ("ray.route_prefix", Restarts.NOTHING),
     ("ray.http.**", Restarts.UNTIL_START),
     ("ray.ingress.num_cpus", Restarts.INGRESS),
@@ -73,7 +75,10 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.queue.**", Restarts.NOTHING),
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
-    *((key, Restarts.IGNORED) for key in ("cluster", "secrets", "labels", "dev", "description")),
+    ("ray.secrets.**", Restarts.USERS),
+    ("ray.arms.<target>", Restarts.NOTHING),
+    ("ray.standalone", Restarts.TARGET),
+    *((key, Restarts.IGNORED) for key in ("cluster", "labels", "dev", "description")),
 )
 
 #: What is used where the file says nothing and the model has no default of its own.
@@ -89,7 +94,10 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     f"{SERVICE}.deployment_strategy": "`RollingUpdate`",
     "canary.route_type": "required with versions",
     "canary.route_by": "required with `header` and `query`",
+    "ray.secrets.<secret>.keys": "all that its folder has",
+    "ray.secrets.<secret>.path": "the secret's name",
     "ray.applications.<target>": "`<name>-main`, `<name>-canary-<version>`",
+    "ray.arms.<target>": "the target's key",
 }
 
 _CONTAINERS: Final[Mapping[type[BaseModel], str]] = {
@@ -186,7 +194,7 @@ def _inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     bare = bare_type(annotation)
     if get_origin(bare) is dict:
         inner = bare_type(get_args(bare)[1])
-        named = {ServiceConfig: "<service>", Version: "<version>"}
+        named = {ServiceConfig: "<service>", Version: "<version>", Secret: "<secret>"}
         if inner in named:
             return inner, named[inner]
         return None, "<target>" if inner is str and Legal in map(type, _notes(get_args(bare)[1])) else ""
@@ -285,6 +293,8 @@ _RULES: Final = """\
 - `min_replicas` is at most `max_replicas`, also after main's scaling is inherited.
 - `external_queue: true` needs a `concurrency`.
 - A list of `envs` names a variable once.
+- A list of `secrets` names a secret once. `ray.secrets` says something of secrets that a list names, `keys` of those of
+  type `env` and `path` of those of type `file`. No two file secrets of a version stand in the same place.
 - `ray.applications` names targets of this Deployment, and no application twice.
 - Against the Bento store: every Bento is there, has the services that the file names, and finds every environment
   variable that it requires. Every instance type is in the catalogue (`ray-canary list-instance-types`)."""
@@ -323,7 +333,9 @@ _ENVS: Final = """\
 
 Each `envs` is a list of these. The later wins: the file's `envs`, main's `services.<service>.envs`, the version's
 `envs`, the version's `services.<service>.envs`. Names that begin with `RAY_`, and `BENTOML_HOME`,
-`BENTOML_RESULT_STORE` and `PROMETHEUS_MULTIPROC_DIR`, are the replica's own, and refused.
+`BENTOML_RESULT_STORE` and `PROMETHEUS_MULTIPROC_DIR`, are the replica's own, and refused. All of these lists win over a
+secret's key of the same name, and a secret's key over the default in the Bento. What is written here is readable for
+everybody who sees Serve's config: credentials belong in [secrets](operations.md#secrets).
 
 """
 

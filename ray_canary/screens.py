@@ -1,6 +1,7 @@
 """What shells show: tables and sentences of what the verbs return."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ray_canary.deployment import WeightChange, describe
+from ray_canary.deployment import History, WeightChange, describe
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
+from ray_canary.preview import Preview
 from ray_canary.serving import local
 from ray_canary.serving.changes import Change, Effect, restarts
+from ray_canary.serving.revisions import Revision
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
 
@@ -76,6 +79,56 @@ def warnings(sentences: Iterable[str]) -> None:
         err.print(Text.assemble(("Warning: ", "yellow"), sentence))
 
 
+def notice(sentence: str) -> None:
+    """Print on standard error what somebody should know while something goes on."""
+    err.print(Text(sentence, style="yellow"))
+
+
+def revision(one: Revision, history: History) -> dict[str, Any]:
+    """Return a revision as plain data."""
+    settings = one.release.settings
+    return {
+        "revision": one.number,
+        "active": one.number == history.active,
+        "bento": settings.targets["main"].bento,
+        "weights": settings.split.shares(),
+        "bentos": {key: settings.targets[key].bento for key in settings.split.shares()},
+        "created_by": one.created_by,
+        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.created_at)),
+        "cause": one.cause,
+    }
+
+
+def revisions(history: History) -> None:
+    """Print a line for each revision, the newest first."""
+    table = _table("Revision", "Bento", "Split", "Created by", "Created at (UTC)", "Cause", "")
+    for one in reversed(history.revisions):
+        told = revision(one, history)
+        shares = ", ".join(f"{key} {weight}" for key, weight in told["weights"].items())
+        mark = Text("<- deployed", style="green") if told["active"] else ""
+        table.add_row(
+            str(one.number), told["bento"], shares, told["created_by"], told["created_at"], told["cause"], mark
+        )
+    out.print(table)
+    if history.live is None:
+        out.print("The Deployment is not on the cluster; `ray-canary rollback` brings it back.")
+    elif history.active is None:
+        out.print("What is on the cluster is none of these: it was deployed by other means.")
+
+
+def differences(before: Revision, after: Revision, found: Iterable[tuple[str, Any, Any]]) -> None:
+    """Print what differs between two revisions."""
+    out.print(f"Revision {before.number} ({before.cause}) -> revision {after.number} ({after.cause}):")
+    rows = list(found)
+    if not rows:
+        out.print("No difference.")
+        return
+    table = _table("Key", f"Revision {before.number}", f"Revision {after.number}")
+    for path, was, now in rows:
+        table.add_row(path, *("-" if value is None else str(value) for value in (was, now)))
+    out.print(table)
+
+
 def split_of(plan: Plan) -> str:
     """Say what a plan's split goes by."""
     return _by(plan.route_type, plan.route_by)
@@ -107,6 +160,19 @@ def plan_targets(plan: Plan) -> None:
     out.print(table)
 
 
+def plan_secrets(plan: Plan) -> None:
+    """Print which secrets there are, by name, and where each is looked up."""
+    rows = [(target.key, secret) for target in plan.targets.values() for secret in target.secrets]
+    if not rows:
+        return
+    out.print()
+    out.print(Text("Secrets, looked up when a replica starts:", style="bold"))
+    table = _table("Version", "Secret", "As", "Looked up")
+    for key, secret in rows:
+        table.add_row(key, secret.name, secret.reaches, secret.looked_up)
+    out.print(table)
+
+
 def resources(reserved: Mapping[str, Any]) -> str:
     """Say what a replica reserves."""
     parts = [f"{reserved['num_cpus']:g} CPU"] if "num_cpus" in reserved else []
@@ -127,6 +193,22 @@ def plan_defaults(plan: Plan) -> None:
     for default in plan.defaults:
         table.add_row(default.path, default.value, default.reason)
     out.print(table)
+
+
+def plan_preview(found: Preview) -> None:
+    """Print what deploying would do to what is on the cluster."""
+    plan_changes(found.changes)
+    if found.weights is not None:
+        weight_change(found.weights)
+    if found.drift:
+        out.print()
+        out.print(Text("Where the file differs from what is deployed:", style="bold"))
+        table = _table("Key", "On the cluster", "In the file")
+        for path, there, here in found.drift:
+            table.add_row(path, *("-" if value is None else str(value) for value in (there, here)))
+        out.print(table)
+    if found.too_small:
+        err.print(Text.assemble(("Does not fit: ", "red"), found.too_small))
 
 
 def plan_changes(found: tuple[Change, ...]) -> None:
@@ -195,10 +277,16 @@ def deployment(live: Live) -> None:
         in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
         table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
     out.print(table)
-    for key, target in about["targets"].items():
-        if target["message"]:
+    named = [f"{key}: {', '.join(target['secrets'])}" for key, target in about["targets"].items() if target["secrets"]]
+    if named:
+        out.print(f"Secrets by name: {'; '.join(named)}.")
+    for one in about["beside"]:
+        out.print(f"Beside it, without requests: {one['application']} ({one['status'].lower()}).")
+    troubles = {key: target["message"] for key, target in about["targets"].items()}
+    for key, message in {**troubles, **{one["application"]: one["message"] for one in about["beside"]}}.items():
+        if message:
             out.print(Text(f"\n{key}:", style="red bold"))
-            out.print(Text(target["message"]))
+            out.print(Text(message))
 
 
 def progress(before: dict[str, Progress], now: Iterable[Progress]) -> None:

@@ -81,6 +81,12 @@ def ingress_settings(plan: Plan) -> IngressSettings:
     )
 
 
+def user_config(application: Config) -> Any:
+    """Return what an application's ingress is given; None if it has none."""
+    parts = (one for one in application.get("deployments") or () if one["name"] == INGRESS_DEPLOYMENT)
+    return next((one.get("user_config") for one in parts), None)
+
+
 def without_weights(file: Config) -> Config:
     """Return a Deployment file without its weights: the split has them, and nobody should edit the wrong ones."""
     kept = copy.deepcopy(file)
@@ -118,12 +124,14 @@ def version_application(target: TargetPlan) -> Config:
 def version_args(target: TargetPlan) -> Config:
     """Compile what `ray_canary:version` is given."""
     return {
+        "deployment": target.deployment,
         "bento": target.bento,
         "entry_service": target.entry_service,
         "services": {
             name: {"config_overrides": service.config_overrides, "depends": list(service.depends)}
             for name, service in target.services.items()
         },
+        "secrets": [secret.model_dump(mode="json") for secret in target.secrets],  # names only, never values
     }
 
 

@@ -219,7 +219,7 @@ class Dispatcher:
         answered = False
         kept_s = 0.0
         try:
-            await clock.wake(target, limit)
+            await clock.wake(target, limit, counted=gate.holds)
             if not (target.ready or gate.holds):
                 raise NotSent("it is not ready")
             await place.turn()
@@ -288,7 +288,7 @@ class _Clock:
         self.stands = False
         self._woke = False
 
-    async def wake(self, target: Target, limit: asyncio.Timeout) -> None:
+    async def wake(self, target: Target, limit: asyncio.Timeout, *, counted: bool) -> None:
         """Wait until `target` has a replica, if it stands at zero, and let the request's time begin then.
 
         That happens once in a request's life, so that no version can keep it for ever by coming and going.
@@ -296,12 +296,12 @@ class _Clock:
         if not target.asleep:
             return
         if self._woke:
-            await target.awake()
+            await target.awake(counted)
             return
         loop = asyncio.get_running_loop()
         self._woke = self.stands = True
         limit.reschedule(loop.time() + target.settings.cold_start_timeout_s)
-        await target.awake()
+        await target.awake(counted)
         self.stands = False
         self.since = loop.time()
         limit.reschedule(self.since + target.settings.timeout_s)

@@ -2,7 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +26,13 @@ class BentoFailed(Exception):
     """The Bento's own code failed while it started."""
 
 
-def describe(bento: str, service: str, error: BaseException) -> str:
-    """Return a text that says which Bento failed and where in its own code."""
+def describe(bento: str, service: str, error: BaseException, hide: Callable[[str], str] = str) -> str:
+    """Return a text that says which Bento failed and where in its own code; `hide` takes the secrets out of it."""
     trace = traceback.TracebackException.from_exception(error)
     for each in _related(trace):
         own = [frame for frame in each.stack if not _MACHINERY.search(frame.filename)]
         each.stack = traceback.StackSummary.from_list(own)
-    lines = "".join(trace.format()).rstrip().replace(_HEADER, _OUR_HEADER)
+    lines = hide("".join(trace.format())).rstrip().replace(_HEADER, _OUR_HEADER)
     return f"{service} of Bento {bento} failed to start\n{_BEGINS}\n{lines}\n{_ENDS}"
 
 

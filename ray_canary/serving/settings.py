@@ -74,6 +74,7 @@ class IngressSettings(_Model):
     target_wait_s: Seconds = Field(default=0.25, description="Seconds to wait for a target without a replica.")
     ingress_replicas: Positive = Field(default=1, description="How many ingress replicas share a target's capacity.")
     file: dict[str, Any] | None = Field(default=None, description="The Deployment file; kept for `get` and `update`.")
+    revision: Natural | None = Field(default=None, description="The revision that this is; null if it is none.")
     terminated: Flag = Field(default=False, description="Whether the Deployment is switched off: every answer is 503.")
 
     @model_validator(mode="after")

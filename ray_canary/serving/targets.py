@@ -58,16 +58,18 @@ class Target:
         """
         return self.gate.holds and self.transport.seen
 
-    async def awake(self) -> None:
-        """Wait until it has a replica, or turns out not to be asleep but broken; a request is what wakes it."""
+    async def awake(self, counted: bool = False) -> None:
+        """Wait until it has a replica, or turns out not to be asleep but broken; a request is what wakes it.
+
+        One that waits in the queue is `counted` there already.
+        """
         if not self.asleep:
             return
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waking.add(over)
         if not self._looking:
             self._look_later()
-        # A queue counts those that wait in it itself.
-        counts = 0 if self.gate.holds else 1
+        counts = 0 if counted else 1
         self.transport.waits(counts)
         try:
             await over

@@ -118,15 +118,20 @@ class RealCluster:
             if replica.state == "RUNNING" and replica.pid and deployment in (None, one.name)
         }
 
-    def metrics(self) -> list[Sample]:
-        """Read every sample of ours from the Prometheus endpoints of this cluster's nodes."""
+    @property
+    def session(self) -> Path:
+        """Return the folder in which this Ray keeps its logs."""
         (session,) = {
             argument.removeprefix("--session-dir=")
             for process in local.processes_of(self.local.name)
             for argument in process.cmdline()
             if argument.startswith("--session-dir=")
         }
-        found = json.loads((Path(session) / "prom_metrics_service_discovery.json").read_text())
+        return Path(session)
+
+    def metrics(self) -> list[Sample]:
+        """Read every sample of ours from the Prometheus endpoints of this cluster's nodes."""
+        found = json.loads((self.session / "prom_metrics_service_discovery.json").read_text())
         pages = [httpx.get(f"http://{target}/metrics").text for group in found for target in group["targets"]]
         families = (family for page in pages for family in text_string_to_metric_families(page))
         return [sample for family in families for sample in family.samples if sample.name.startswith("ray_canary_")]

@@ -248,7 +248,7 @@ def test_all_problems_of_a_file_are_told_at_once_each_with_its_path(store: Bento
         "services.S.instance_type: there is no instance type \"gpu.l4.11\"; did you mean 'gpu.l4.1'? ",
         "canary.versions.c.services.S.instance_type: there is no instance type \"cpu.88\"; did you mean 'cpu.8'? ",
         "canary.versions.c.envs: Bento asking:1 requires A, which nothing sets for c; "
-        "set it here, or in the envs of main or of the service",
+        "set it here, or in the envs of main or of the service, or name a secret that has it",
     ]
 
 
@@ -269,7 +269,8 @@ def test_a_required_env_may_be_set_in_any_layer(store: BentoStore, data: dict[st
 
 def test_a_required_env_of_any_version_must_be_set_for_its_entry_service(store: BentoStore) -> None:
     sentence = (
-        "Bento asking:1 requires A, which nothing sets for {}; set it here, or in the envs of main or of the service"
+        "Bento asking:1 requires A, which nothing sets for {}; "
+        "set it here, or in the envs of main or of the service, or name a secret that has it"
     )
     assert problems(store, {"bento": "asking:1"}) == ["envs: " + sentence.format("main")]
     elsewhere = {"services": {"T": {"envs": env(A="1")}}}
@@ -278,6 +279,54 @@ def test_a_required_env_of_any_version_must_be_set_for_its_entry_service(store: 
         "canary.versions.a.envs: " + sentence.format("a"),
         "canary.versions.b.envs: " + sentence.format("b"),
     ]
+
+
+# Secrets, by name. ----------------------------------------------------------------------------------------------------
+
+
+def secrets_of(plan: Plan) -> dict[str, list[str]]:
+    return {key: [secret.name for secret in target.secrets] for key, target in plan.targets.items()}
+
+
+def test_a_version_has_mains_secrets_and_then_its_own(store: BentoStore) -> None:
+    found = plan(store, {"secrets": ["x", "y"], "canary": canary(a={"secrets": ["z", "x"]}, b={})})
+    assert secrets_of(found) == {"main": ["x", "y"], "a": ["x", "y", "z"], "b": ["x", "y"]}
+    only = plan(store, {"canary": canary(a={"secrets": ["z"]})})
+    assert secrets_of(only) == {"main": [], "a": ["z"]}
+
+
+def test_a_plan_says_of_a_secret_how_it_reaches_the_bento_and_where_it_is_looked_up(store: BentoStore) -> None:
+    said = {"keyed": {"keys": ["A", "B"]}, "cert": {"type": "file", "path": "app/certs"}, "bare": {"type": "file"}}
+    found = plan(store, {"secrets": ["plain", *said], "ray": {"secrets": said}}).targets["main"].secrets
+    folder = "${RAY_CANARY_SECRETS_DIR:-/etc/ray-canary/secrets}"
+    assert [(one.name, one.reaches, one.looked_up) for one in found] == [
+        ("plain", "environment variables, one a key", f"{folder}/plain on its node"),
+        ("keyed", "environment variables A, B", f"{folder}/keyed on its node, else A, B in the node's environment"),
+        ("cert", "files in $BENTOML_HOME/app/certs", f"{folder}/cert on its node"),
+        ("bare", "files in $BENTOML_HOME/bare", f"{folder}/bare on its node"),
+    ]
+
+
+@pytest.mark.parametrize("version", [False, True])
+def test_a_required_env_may_come_from_a_secrets_declared_key(store: BentoStore, version: bool) -> None:
+    said = {"secrets": ["s"], "ray": {"secrets": {"s": {"keys": ["A"]}}}}
+    own = canary(a={"bento": "asking:1"}) if version else None
+    assert plan(store, {"bento": "m:v1" if version else "asking:1", **said, "canary": own}).warnings == ()
+    data = {"bento": "asking:1", **said, "ray": {"secrets": {"s": {"keys": ["B"]}}}}
+    assert "requires A, which nothing sets for main" in problems(store, data)[0]
+
+
+def test_a_required_env_that_only_an_unread_secret_may_have_is_left_to_the_replica_and_said(store: BentoStore) -> None:
+    found = plan(store, {"canary": canary(a={"bento": "asking:1", "secrets": ["s", "t"]})})
+    assert found.warnings == (
+        "canary.versions.a.secrets: Bento asking:1 requires A; whether s, t has it shows only when a replica starts, "
+        "unless ray.secrets names the keys",
+    )
+
+
+def test_a_file_secret_sets_no_env(store: BentoStore) -> None:
+    data = {"bento": "asking:1", "secrets": ["s"], "ray": {"secrets": {"s": {"type": "file"}}}}
+    assert "requires A, which nothing sets for main" in problems(store, data)[0]
 
 
 # What a replica reserves, and how replicas come and go. ---------------------------------------------------------------

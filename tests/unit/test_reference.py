@@ -88,14 +88,22 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.queue.max_depth": (1000, 2000),
     "ray.hosts.max_ongoing_requests": (1000, 3000),
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),
+    "ray.secrets.<secret>.type": ("env", "file"),
+    "ray.secrets.<secret>.keys": (["A"], ["A", "B"]),
+    "ray.secrets.<secret>.path": ("here", "there/in"),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
+    "ray.arms.<target>": ("a", "of-old"),
+    "ray.standalone": ([], ["a"]),
 }
 #: What else has to stand in the file for a key to be legal.
 BESIDE: Mapping[str, Mapping[str, Any]] = {
     f"{SERVICE}.config_overrides.traffic.external_queue": {"config_overrides.traffic.concurrency": 4},
     "ray.queue.max_depth": {"services.Entry.config_overrides.traffic": {"external_queue": True, "concurrency": 4}},
     f"{SERVICE}.scaling.min_replicas": {"scaling.max_replicas": 2},
+    **{f"ray.secrets.<secret>.{key}": {"canary.versions.a.secrets": ["a"]} for key in ("type", "keys")},
+    "ray.secrets.<secret>.path": {"canary.versions.a.secrets": ["a"], "ray.secrets.a.type": "file"},
     f"{SERVICE}.config_overrides.resources.gpu_type": {"config_overrides.resources.gpu": 1},
+    "ray.standalone": {"envs": [{"name": "INHERITED", "value": "1"}]},
 }
 
 KEYS = reference.keys()
@@ -141,7 +149,12 @@ def put(data: Data, path: str, value: Any) -> None:
 
 def at(key: Key, place: str) -> str:
     """Return a key's path in a place, like `services.Inner` or `canary.versions.b.services.Inner`."""
-    return key.path.replace(SERVICE, place).replace("<version>", place).replace("<target>", place)
+    return (
+        key.path.replace(SERVICE, place)
+        .replace("<version>", place)
+        .replace("<target>", place)
+        .replace("<secret>", place)
+    )
 
 
 def around(key: Key, place: str, *, inside: Mapping[str, Any] | None = None) -> tuple[Data, Data]:
@@ -237,6 +250,7 @@ def test_any_other_edit_restarts_what_its_row_says(key: Key, store: BentoStore) 
             expected = {
                 Restarts.MAIN: of(("main",), SERVICES),
                 Restarts.TARGET: of(("a",), SERVICES),
+                Restarts.USERS: of(("a",), SERVICES),
                 Restarts.EVERY: of(("main", "a", "b"), SERVICES),
                 Restarts.INGRESS: set(INGRESS_ONLY),
             }

@@ -232,7 +232,7 @@ EDITS: dict[str, tuple[tuple[str, ...], Any, bool]] = {
     "bento": (("bento",), "pair:2", True),
     "weight": (("weight",), 80, False),
     "envs": (("envs",), [{"name": "Y", "value": "2"}], False),
-    "secrets": (("secrets",), ["s"], False),
+    "secrets": (("secrets",), ["s"], True),
     "services": (("services",), {}, True),
     "services.instance_type": ((*FRONT, "instance_type"), "cpu.8", False),
     "services.scaling": ((*FRONT, "scaling"), {}, False),

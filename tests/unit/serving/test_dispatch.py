@@ -799,3 +799,23 @@ def test_a_request_that_met_a_broken_replica_keeps_its_slot_until_serve_has_noti
         assert gate.places[0].left
 
     run(test())
+
+
+@pytest.mark.parametrize(("path", "counted"), [("/readyz", 1), ("/summarize", 0)])
+def test_a_sleeping_target_with_a_queue_is_woken_by_the_queue_or_by_whoever_passes_by_it(
+    path: str, counted: int
+) -> None:
+    async def test() -> None:
+        main = FakeTransport(routable=0)
+        here, gate = queueing(main, targets={"main": target_config(scales_to_zero=True)})
+        asked = Request("GET", path, path.encode(), b"", [], b"")
+        waiting = asyncio.ensure_future(answer(here, asked))
+        await waits(SOON_S)
+        assert main.waiting == counted
+        assert len(gate.places) == 1 - counted
+        main.routable = 1
+        for place in gate.places:
+            place.told.set_result(None)
+        assert (await waiting).target.key == "main"
+
+    run(test())

@@ -1,6 +1,7 @@
 """A Bento that says what it sees: everything the end-to-end tests ask of a version."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -25,6 +26,11 @@ class Letters:
     async def count(self, text: str) -> int:
         """Count letters."""
         return len(text)
+
+    @bentoml.api
+    async def env(self, name: str) -> str:
+        """Return an environment variable."""
+        return os.environ.get(name, "(not set)")
 
     @bentoml.api
     async def pid(self) -> int:
@@ -76,6 +82,22 @@ class Probe:
     async def env(self, name: str) -> str:
         """Return an environment variable."""
         return os.environ.get(name, "(not set)")
+
+    @bentoml.api
+    async def inner_env(self, name: str) -> str:
+        """Ask the inner service for an environment variable."""
+        return await self.letters.env(name=name)
+
+    @bentoml.api
+    async def home_file(self, path: str) -> str:
+        """Return what stands in a file in BENTOML_HOME."""
+        return (Path(os.environ["BENTOML_HOME"]) / path).read_text()
+
+    @bentoml.api
+    async def tell(self, name: str) -> None:
+        """Log an environment variable, and raise with it."""
+        logging.getLogger("bentoml").error("%s is %s", name, os.environ[name])
+        raise RuntimeError(f"{name} is {os.environ[name]!r}")
 
     @bentoml.api
     async def count(self, text: str) -> int:
@@ -197,6 +219,12 @@ async def break_off() -> StreamingResponse:
         raise RuntimeError("broken in the middle")
 
     return StreamingResponse(body())
+
+
+@web.get("/raise-with")
+async def raise_with(name: str) -> None:
+    """Raise with an environment variable in the message."""
+    raise RuntimeError(f"{name} is {os.environ[name]}")
 
 
 @web.get("/raise")
