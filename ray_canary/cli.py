@@ -99,6 +99,7 @@ def plan(file: str, offline: bool, instance_types: str | None, address: str | No
         return
     screens.plan_targets(found.plan)
     screens.plan_secrets(found.plan)
+    screens.plan_dependencies(found.plan)
     if not offline:
         screens.plan_preview(found)
     screens.plan_defaults(planned)

@@ -17,6 +17,7 @@ from ray_canary.fields import (
     BentoTag,
     Block,
     Cpu,
+    Dependencies,
     EnvName,
     EnvValue,
     Flag,
@@ -255,12 +256,22 @@ class RayBlock(_Model):
     secrets: Block[dict[SecretName, Block[Secret]]] = Field(
         default={}, description="How secrets reach the Bentos, where not as environment variables from their folders."
     )
+    dependencies: Dependencies = Field(
+        default="shared",
+        description="Whether a version runs in the cluster's Python environment or in one of its own, built from its "
+        "Bento's requirements. In a mapping by target, those that aren't named share.",
+    )
     arms: Block[dict[str, Text]] = Field(
         default={}, description="What seeds a target's hash, where it isn't its key: `promote` moves it with the users."
     )
     standalone: Many[Text] = Field(
         default=(), description="The versions that inherit nothing from main; `promote` keeps the others as they were."
     )
+
+    def isolated(self, target: str) -> bool:
+        """Return whether a target runs in a Python environment of its own."""
+        said = self.dependencies
+        return (said.get(target) if isinstance(said, dict) else said) == "isolated"
 
 
 class DeploymentFile(_Model):

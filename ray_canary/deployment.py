@@ -21,6 +21,7 @@ from ray_canary.errors import ClusterError, ConfigError, Conflict, NotFound, Pro
 from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
 from ray_canary.plan import MAIN, Plan, leaf_differences, resolve
+from ray_canary.requirements import Environment
 from ray_canary.serving import compile, fitting
 from ray_canary.serving.adoption import restore
 from ray_canary.serving.cluster import Cluster
@@ -402,7 +403,7 @@ def read(config_file: ConfigFile | None, config_dict: Mapping[str, Any] | None =
 
 def plan(file: config.DeploymentFile, instance_types: str | Path | None = None) -> Plan:
     """Resolve a Deployment file against this machine's Bento store. Raises ConfigError."""
-    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types))
+    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types), Environment.here())
 
 
 def apply_plan(

@@ -56,6 +56,8 @@ def promoted(
     _set(ray, "standalone", [other for other in before.ray.standalone if other != key])
     _set(ray, "applications", _unusual(applications, partial(application_name, before.name)))
     _set(ray, "arms", _unusual(arms, str))
+    if isinstance(said := ray.get("dependencies"), Mapping):
+        _set(ray, "dependencies", _promoted_dependencies(said, key))
     _set(changed, "ray", ray)
     return _with_secrets(_others_as_they_were(before, changed, names), said_of_secrets)
 
@@ -67,6 +69,11 @@ def _with_secrets(changed: Data, said: Mapping[str, Any]) -> Data:
     if kept := {name: one for name, one in said.items() if name in named}:
         changed["ray"] = {**(changed.get("ray") or {}), "secrets": kept}
     return changed
+
+
+def _promoted_dependencies(said: Mapping[str, str], key: str) -> dict[str, str]:
+    mains = {"main": said[key]} if key in said else {}
+    return {**mains, **{other: kind for other, kind in said.items() if other not in ("main", key)}}
 
 
 def _take_out(changed: Data, key: str) -> None:

@@ -144,6 +144,11 @@ _STRATEGIES = ("RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortCont
 Strategy = Annotated[
     Literal["RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout"], one_of(*_STRATEGIES)
 ]
+#: One word for all targets, or a word for each target that is named; `rules` looks into the mapping.
+Dependencies = Annotated[
+    Literal["shared", "isolated"] | dict[str, Any],
+    Legal("shared or isolated, or one of them for each target, like {a: isolated}", ("shared", "isolated")),
+]
 Workers = Annotated[Positive | Literal["cpu_count"], Legal('a whole number, 1 or more, or "cpu_count"')]
 Cpu = Annotated[str | int | float, AfterValidator(_checked(quantities.cpu)), Legal("CPU cores, like 500m or 2")]
 Memory = Annotated[

@@ -7,12 +7,13 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_canary import inheritance
+from ray_canary import inheritance, requirements
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
 from ray_canary.config import DeploymentFile, RayBlock, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
 from ray_canary.instances import Catalogue, bento_resources
 from ray_canary.legal import did_you_mean
+from ray_canary.requirements import Difference, Environment
 from ray_canary.splitter import SCHEME
 
 MAIN: Final = "main"
@@ -100,6 +101,17 @@ class ServicePlan(_Model):
     graceful_shutdown_timeout_s: float = Field(description="Seconds that a replica may take to end what it has begun.")
 
 
+class DependenciesPlan(_Model):
+    """Which Python environment a target runs in."""
+
+    kind: Literal["shared", "isolated"] = Field(default="shared", description="The cluster's, or one of its own.")
+    packages: tuple[str, ...] = Field(default=(), description="What is installed into one of its own.")
+    locked: bool = Field(default=False, description="Whether these are a whole lock.")
+    differences: tuple[Difference, ...] = Field(
+        default=(), description="What the environment of the machine that planned has otherwise than the Bento."
+    )
+
+
 class TargetPlan(_Model):
     """main or one canary version: one Serve application."""
 
@@ -120,6 +132,7 @@ class TargetPlan(_Model):
     max_queue_depth: int | None = Field(
         default=None, description="Requests that may wait in its queue; none: it has no queue."
     )
+    dependencies: DependenciesPlan = DependenciesPlan()
 
 
 class Plan(_Model):
@@ -152,26 +165,33 @@ class Plan(_Model):
         return tuple(leaf_differences(self.to_dict(), other.to_dict()))
 
 
-def resolve(file: DeploymentFile, store: BentoStore, catalogue: Catalogue) -> Plan:
+def resolve(
+    file: DeploymentFile, store: BentoStore, catalogue: Catalogue, environment: Environment | None = None
+) -> Plan:
     """Resolve a Deployment file.
+
+    `environment` is what the Bentos' Python requirements are compared with; without one, nothing is.
 
     Raises:
         PlanError: with every mistake that shows only against the Bentos and the catalogue: a Bento that isn't there,
             services that no Bento has, required environment variables that nothing sets, unknown instance types.
     """
-    return _Resolver(file, store, catalogue).plan()
+    return _Resolver(file, store, catalogue, environment).plan()
 
 
 class _Resolver:
     """Resolves one file; collects the problems and the defaults on its way."""
 
-    def __init__(self, file: DeploymentFile, store: BentoStore, catalogue: Catalogue) -> None:
+    def __init__(
+        self, file: DeploymentFile, store: BentoStore, catalogue: Catalogue, environment: Environment | None
+    ) -> None:
         self._file = file
         self._store = store
         self._catalogue = catalogue
+        self._environment = environment
+        self._warnings: list[str] = []
         self._problems: list[Problem] = []
         self._defaults: dict[str, Default] = {}
-        self._warnings: list[str] = []
 
     def plan(self) -> Plan:
         versions: dict[str, Version] = dict(self._file.canary.versions) if self._file.canary else {}
@@ -223,7 +243,29 @@ class _Resolver:
             max_queue_depth=self._file.ray.queue.max_depth
             if _queued(entry.config_overrides, bento.services[entry.name].config)
             else None,
+            dependencies=self._dependencies(key, place, bento),
         )
+
+    def _dependencies(self, key: str, place: str, bento: BentoInfo) -> DependenciesPlan:
+        wanted = requirements.read(bento.requirements)
+        isolated = self._file.ray.isolated(key)
+        found: tuple[Difference, ...] = ()
+        clashing: tuple[str, ...] = ()
+        if self._environment is not None:
+            clashing = requirements.clashes(wanted, self._environment)
+            first = (one.name for one in requirements.read(bento.asked_for).wanted)
+            found = requirements.differences(wanted, bento.python_version, self._environment, first)
+        if isolated and (files := wanted.only_in_image()):
+            message = (
+                f"Bento {bento.tag} needs {', '.join(files)}, which can't be installed into an environment of its own"
+            )
+            self._problem(f"{place}bento", message, "name packages of an index instead, or let it share the cluster's")
+        self._warnings += (
+            f"{place}bento: {said}" for said in requirements.warnings(bento.tag, wanted, found, clashing, key, isolated)
+        )
+        if not isolated:
+            return DependenciesPlan(differences=found)
+        return DependenciesPlan(kind="isolated", packages=wanted.to_install(), locked=wanted.locked, differences=found)
 
     def _place(self, said: Mapping[str, str], key: str, usual: Callable[[str], str]) -> str:
         """Return what the file says for a target, else the usual, with a number if another target has that."""

@@ -76,6 +76,7 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
     ("ray.secrets.**", Restarts.USERS),
+    ("ray.dependencies", Restarts.TARGET),
     ("ray.arms.<target>", Restarts.NOTHING),
     ("ray.standalone", Restarts.TARGET),
     *((key, Restarts.IGNORED) for key in ("cluster", "labels", "dev", "description")),
@@ -296,6 +297,7 @@ _RULES: Final = """\
 - A list of `secrets` names a secret once. `ray.secrets` says something of secrets that a list names, `keys` of those of
   type `env` and `path` of those of type `file`. No two file secrets of a version stand in the same place.
 - `ray.applications` names targets of this Deployment, and no application twice.
+- A mapping in `ray.dependencies` names targets of this Deployment.
 - Against the Bento store: every Bento is there, has the services that the file names, and finds every environment
   variable that it requires. Every instance type is in the catalogue (`ray-canary list-instance-types`)."""
 

@@ -16,6 +16,7 @@ from ray_canary.legal import did_you_mean, show
 Loc = tuple[str | int, ...]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_DEPENDENCIES = ("shared", "isolated")
 _NO_MEANING = "has no meaning here and is ignored"
 
 _IGNORED: Mapping[str, Mapping[str, str]] = {
@@ -52,6 +53,7 @@ def problems(data: object) -> Iterator[Problem]:
     file = _mapping(data)
     yield from _weights(file)
     yield from _routing(_mapping(file.get("canary")))
+    yield from _dependency_problems(file)
     yield from _place_problems(file)
     yield from _secret_problems(file)
     for loc, target in _targets(file):
@@ -141,6 +143,18 @@ def _place_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
         if isinstance(key, str) and key not in versions:
             hint = did_you_mean(key, versions) or f"the versions are {', '.join(versions) or 'none'}"
             yield Problem.at(("ray", "standalone", index), f"{show(key)} is not a version", key, hint)
+
+
+def _dependency_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
+    targets = dict.fromkeys(("main", *(key for key, _ in _versions(file))))
+    for key, said in _mapping(_mapping(file.get("ray")).get("dependencies")).items():
+        loc = ("ray", "dependencies", key)
+        if key not in targets:
+            hint = did_you_mean(key, targets) or f"the targets are {', '.join(targets)}"
+            yield Problem.at(loc, "is not a target of this Deployment", hint=hint)
+        elif said not in _DEPENDENCIES:
+            message = f"{show(said)} is not {' or '.join(_DEPENDENCIES)}"
+            yield Problem.at(loc, message, said, did_you_mean(said, _DEPENDENCIES))
 
 
 def _repeated_envs(loc: Loc, envs: object) -> Iterator[Problem]:

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ray_canary import requirements
 from ray_canary.deployment import History, WeightChange, describe
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan
+from ray_canary.plan import DependenciesPlan, Plan
 from ray_canary.preview import Preview
 from ray_canary.serving import local
 from ray_canary.serving.changes import Change, Effect, restarts
@@ -170,6 +171,25 @@ def plan_secrets(plan: Plan) -> None:
     table = _table("Version", "Secret", "As", "Looked up")
     for key, secret in rows:
         table.add_row(key, secret.name, secret.reaches, secret.looked_up)
+    out.print(table)
+
+
+def plan_dependencies(plan: Plan) -> None:
+    """Print which Python environments a plan's versions run in, and what they find otherwise there."""
+    if all(one.dependencies == DependenciesPlan() for one in plan.targets.values()):
+        return
+    out.print()
+    out.print(Text("Python environments:", style="bold"))
+    table = _table("Version", "Environment", "Installs", "Otherwise on this machine")
+    for target in plan.targets.values():
+        one = target.dependencies
+        installs = f"{len(one.packages)} packages" if len(one.packages) != 1 else "1 package"
+        table.add_row(
+            target.key,
+            "its own" if one.kind == "isolated" else "the cluster's",
+            f"{installs}{', a whole lock' if one.locked else ''}" if one.kind == "isolated" else "-",
+            requirements.told(one.differences) or "-",
+        )
     out.print(table)
 
 

@@ -76,7 +76,7 @@ def single_application(args: dict[str, Any]) -> Application:
 
 def _planned_version(target: TargetPlan) -> Application:
     prefix = compile.single_prefix(target.key)
-    options = {name: compile.service_deployment(service) for name, service in target.services.items()}
+    options = {name: compile.service_deployment(service, target) for name, service in target.services.items()}
     return _version(VersionArgs.model_validate(compile.version_args(target)), prefix, options)
 
 

@@ -117,7 +117,7 @@ def version_application(target: TargetPlan) -> Config:
         "route_prefix": None,
         "import_path": VERSION_IMPORT_PATH,
         "args": version_args(target),
-        "deployments": [service_deployment(service) for service in target.services.values()],
+        "deployments": [service_deployment(service, target) for service in target.services.values()],
     }
 
 
@@ -135,7 +135,7 @@ def version_args(target: TargetPlan) -> Config:
     }
 
 
-def service_deployment(service: ServicePlan, prefix: str = "") -> Config:
+def service_deployment(service: ServicePlan, target: TargetPlan, prefix: str = "") -> Config:
     """Compile one Bento service's deployment options, in Serve's own keys."""
     return {
         "name": f"{prefix}{service.name}",
@@ -144,8 +144,21 @@ def service_deployment(service: ServicePlan, prefix: str = "") -> Config:
         "rolling_update_percentage": service.rollout.rolling_update_percentage,
         "graceful_shutdown_timeout_s": service.graceful_shutdown_timeout_s,
         "autoscaling_config": service.scaling.model_dump(mode="json"),
-        "ray_actor_options": {**service.resources, "runtime_env": {"env_vars": service.envs}},
+        "ray_actor_options": {**service.resources, "runtime_env": {"env_vars": service.envs, **isolation(target)}},
     }
+
+
+def isolation(target: TargetPlan) -> Config:
+    """Compile what makes Ray build a Python environment for a version; nothing, if the version shares the cluster's.
+
+    A whole lock is installed as it is. What isn't one may need packages that it doesn't name. Neither says where
+    packages come from: each node's own uv configuration does, which may hold a password.
+    """
+    dependencies = target.dependencies
+    if not dependencies.packages:
+        return {}
+    options = ["--no-deps"] if dependencies.locked else []
+    return {"uv": {"packages": list(dependencies.packages), "uv_pip_install_options": options}}
 
 
 # The single-application form. ----------------------------------------------------------------------------------------
@@ -170,7 +183,7 @@ def single_settings(plan: Plan) -> IngressSettings:
 def single_application_config(plan: Plan) -> Config:
     """Compile a plan into one Serve application: a laptop's form. Its `args` are the Deployment file."""
     deployments = [
-        service_deployment(service, single_prefix(target.key))
+        service_deployment(service, target, single_prefix(target.key))
         for target in plan.targets.values()
         for service in target.services.values()
     ]

@@ -40,6 +40,9 @@ def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
         environment={
             **AUTH,
             **DRAIN,
+            # Ray tries three times to build an environment, for each of Serve's three tries, and copies a virtual
+            # environment each time.
+            "RUNTIME_ENV_RETRY_TIMES": "1",
             "BENTOML_HOME": str(home),
             "BENTOML_DO_NOT_TRACK": "True",
             # Where the cluster's one node keeps its secrets; `NODE_SECRETS` are in the environment of its Ray.

@@ -35,16 +35,18 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60, eve
     return value
 
 
-def build_bento(home: Path, project: str, version: str) -> str:
-    """Build a test Bento with the real bentoml and return its tag."""
+def build_bento(home: Path, project: str, version: str, folder: Path | None = None) -> str:
+    """Build a test Bento, by default the one of `bentos/<project>`, with the real bentoml and return its tag."""
     environment = {
         **os.environ,
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = [sys.executable, "-P", "-m", "bentoml", "build", str(BENTOS / project), "--version", version]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-m", "bentoml", "build", str(folder or BENTOS / project)]
+    command += ["--name", project, "--version", version]
+    # BentoML builds only what lies beneath its working directory.
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return f"{project}:{version}"
 

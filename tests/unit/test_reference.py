@@ -92,6 +92,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.secrets.<secret>.keys": (["A"], ["A", "B"]),
     "ray.secrets.<secret>.path": ("here", "there/in"),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
+    "ray.dependencies": ({"a": "shared"}, {"a": "isolated"}),
     "ray.arms.<target>": ("a", "of-old"),
     "ray.standalone": ([], ["a"]),
 }
@@ -125,7 +126,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BentoStore:
             {"name": "Inner", "dependencies": [], "config": {}},
         ]
         manifest = {"name": "words", "version": version, "entry_service": "Entry", "services": services}
-        (folder / "bento.yaml").write_text(yaml.safe_dump(manifest))
+        image = {"python_requirements": "humanize==4.9.0"}
+        (folder / "bento.yaml").write_text(yaml.safe_dump({**manifest, "image": image}))
     return BentoStore(root)
 
 
