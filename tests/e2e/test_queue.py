@@ -173,45 +173,12 @@ def test_a_client_that_leaves_gives_its_place_up(cluster: RealCluster) -> None:
         for task in tasks[1::2]:
             task.cancel()
 
-    told = burst(cluster, count=300, seconds=0.02, at=20, meanwhile=half_leave)
+    told = burst(cluster, count=200, seconds=0.15, at=20, meanwhile=half_leave)
     print(f"\nclients leaving: {told}")
     assert set(told.counts) == {200}
-    assert {number for number in range(0, 300, 2)} <= set(told.statuses)
-    assert len(told.begun) < 250, "what was left was not worked on"
+    assert {number for number in range(0, 200, 2)} <= set(told.statuses)
+    assert len(told.begun) < 170, "most of what was left was never begun"
     assert (told.most, told.repeated) == (CONCURRENCY, [])
-
-
-# What dies -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_queue_that_dies_loses_nothing_and_repeats_nothing(cluster: RealCluster) -> None:
-    told = burst(cluster, at=50, meanwhile=lambda tasks: kill(queue_pid(cluster)))
-    print(f"\nqueue killed: {told}")
-    assert told.counts == {200: BURST}
-    assert (told.most, told.repeated) == (CONCURRENCY, [])
-
-
-def test_a_replica_that_dies_loses_what_it_had_and_nothing_that_waits(cluster: RealCluster) -> None:
-    (pid,) = cluster.pids("probe-main", "Probe")
-    told = burst(cluster, count=300, at=50, meanwhile=lambda tasks: kill(pid))
-    print(f"\nreplica killed: {told}")
-    # What it had, and what was sent to it before anything showed that it was dead.
-    assert told.counts[502] <= 2 * CONCURRENCY
-    assert told.counts[200] + told.counts[502] == 300
-    assert (told.most, told.repeated) == (CONCURRENCY, [])
-    cluster.until_ready("probe")
-
-
-def test_an_ingress_replica_that_dies_loses_no_more_than_what_it_had(cluster: RealCluster) -> None:
-    """Who is connected to it loses the connection; the others go on, and its slots become free."""
-    pids = cluster.pids("probe")
-    told = burst(cluster, count=300, at=50, meanwhile=lambda tasks: kill(min(pids)))
-    print(f"\ningress killed: {told}")
-    assert told.counts[200] >= 120
-    assert (told.most <= CONCURRENCY, told.repeated) == (True, [])
-    wait_for(lambda: len(cluster.pids("probe")) == 2, "the ingress has two replicas again")
-    cluster.until_ready("probe")
-    assert burst(cluster, count=20).counts == {200: 20}
 
 
 def replace(cluster: RealCluster, file: dict[str, Any]) -> None:
@@ -220,18 +187,6 @@ def replace(cluster: RealCluster, file: dict[str, Any]) -> None:
     cluster.serve_deploy(cluster.build(file))
     wait_for(lambda: (now := cluster.pids("probe-main", "Probe")) and not now & before, "main is replaced", 90)
     cluster.until_ready("probe")
-
-
-def test_streams_at_a_replica_that_is_replaced_hold_no_slot_of_the_new_one(cluster: RealCluster) -> None:
-    async def run() -> httpx.Response:
-        async with httpx.AsyncClient(base_url=cluster.url, timeout=60) as http, contextlib.AsyncExitStack() as streams:
-            for _ in range(CONCURRENCY):
-                under_way = http.stream("POST", "/ticks", json={"count": 6000, "every_s": 0.1})
-                assert (await streams.enter_async_context(under_way)).status_code == 200
-            await asyncio.to_thread(replace, cluster, queued(envs={"main": {"CHANGED": "1"}}))
-            return await http.post("/who", json={}, timeout=15)
-
-    assert asyncio.run(run()).json()["pid"] in cluster.pids("probe-main", "Probe")
 
 
 # Bounds --------------------------------------------------------------------------------------------------------------
@@ -279,3 +234,48 @@ def metric_names(cluster: RealCluster) -> set[str]:
         return {sample.name for sample in cluster.metrics()}
     except httpx.ConnectError:
         return set()  # A node's agent is busy starting again.
+
+
+def test_streams_at_a_replica_that_is_replaced_hold_no_slot_of_the_new_one(cluster: RealCluster) -> None:
+    async def run() -> httpx.Response:
+        async with httpx.AsyncClient(base_url=cluster.url, timeout=60) as http, contextlib.AsyncExitStack() as streams:
+            for _ in range(CONCURRENCY):
+                under_way = http.stream("POST", "/ticks", json={"count": 6000, "every_s": 0.1})
+                assert (await streams.enter_async_context(under_way)).status_code == 200
+            await asyncio.to_thread(replace, cluster, queued(envs={"main": {"CHANGED": "1"}}))
+            return await http.post("/who", json={}, timeout=15)
+
+    assert asyncio.run(run()).json()["pid"] in cluster.pids("probe-main", "Probe")
+
+
+# What dies -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_dies_loses_nothing_and_repeats_nothing(cluster: RealCluster) -> None:
+    told = burst(cluster, at=50, meanwhile=lambda tasks: kill(queue_pid(cluster)))
+    print(f"\nqueue killed: {told}")
+    assert told.counts == {200: BURST}
+    assert (told.most, told.repeated) == (CONCURRENCY, [])
+
+
+def test_a_replica_that_dies_loses_what_it_had_and_nothing_that_waits(cluster: RealCluster) -> None:
+    (pid,) = cluster.pids("probe-main", "Probe")
+    told = burst(cluster, count=300, at=50, meanwhile=lambda tasks: kill(pid))
+    print(f"\nreplica killed: {told}")
+    # What it had, and what was sent to it before anything showed that it was dead.
+    assert told.counts[502] <= 2 * CONCURRENCY
+    assert told.counts[200] + told.counts[502] == 300
+    assert (told.most, told.repeated) == (CONCURRENCY, [])
+    cluster.until_ready("probe")
+
+
+def test_an_ingress_replica_that_dies_loses_no_more_than_what_it_had(cluster: RealCluster) -> None:
+    """Who is connected to it loses the connection; the others go on, and its slots become free."""
+    pids = cluster.pids("probe")
+    told = burst(cluster, count=300, at=50, meanwhile=lambda tasks: kill(min(pids)))
+    print(f"\ningress killed: {told}")
+    assert told.counts[200] >= 120
+    assert (told.most <= CONCURRENCY, told.repeated) == (True, [])
+    wait_for(lambda: len(cluster.pids("probe")) == 2, "the ingress has two replicas again")
+    cluster.until_ready("probe")
+    assert burst(cluster, count=20).counts == {200: 20}
