@@ -71,6 +71,7 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.http.**", Restarts.UNTIL_START),
     ("ray.ingress.num_cpus", Restarts.INGRESS),
     ("ray.ingress.**", Restarts.NOTHING),
+    ("ray.queue.**", Restarts.NOTHING),
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
     ("ray.secrets.**", Restarts.USERS),

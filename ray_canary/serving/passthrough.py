@@ -186,7 +186,7 @@ class PassThrough:
             if error.status == 502:
                 logger.error("%s", error)
             self._record(error.target, error.reason, error.status)
-            await send_error(send, error.status, str(error), _split_headers(error.target, error.reason))
+            await send_error(send, error.status, str(error), _headers_of(error))
         else:
             self._record(answer.target.key, answer.reason, answer.head.status)
             await _relay(answer, send)
@@ -204,7 +204,12 @@ async def _relay(answer: Answer, send: Send) -> None:
     except Broken as error:
         raise CutOff(f"{answer.target.key} broke in the middle of a response: {error}") from error
     finally:
-        answer.target.in_flight -= 1
+        answer.end()
+
+
+def _headers_of(error: Unanswered) -> HeaderList:
+    again = [] if error.retry_after_s is None else [(b"retry-after", str(error.retry_after_s).encode())]
+    return [*again, *_split_headers(error.target, error.reason)]
 
 
 def _headers(answer: Answer) -> HeaderList:
