@@ -12,7 +12,7 @@ from ray_canary.serving.dispatch import Dispatcher
 from ray_canary.serving.http import Receive, Scope, Send
 from ray_canary.serving.passthrough import PassThrough
 from ray_canary.serving.recorder import Recorder
-from ray_canary.serving.serve_private import HandleTransport, request_id
+from ray_canary.serving.serve_private import HandleTransport, node_address, request_id
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.sleepers import Sleepers
 from ray_canary.serving.targets import Connections, Target
@@ -42,7 +42,7 @@ class Ingress:
         self._dispatcher: Dispatcher | None = None
         self._background: asyncio.Task[None] | None = None
         self._sleepers = Sleepers(_statuses, serve.get_replica_context().app_name)
-        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request)
+        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request, node_address)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config` into force, if it is right.

@@ -8,7 +8,8 @@ from itertools import product
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from ray_canary.serving.dispatch import Answer, Dispatcher, Unanswered
+from ray_canary.serving import websocket
+from ray_canary.serving.dispatch import Answer, Dispatcher, Reason, Unanswered
 from ray_canary.serving.http import (
     BodyTooLarge,
     Disconnected,
@@ -18,6 +19,7 @@ from ray_canary.serving.http import (
     end_to_end,
     read_body,
     relay,
+    send_alive,
     send_error,
     while_connected,
 )
@@ -144,16 +146,23 @@ def _after(raw: bytes, prefix: bytes) -> bytes:
 class PassThrough:
     """Answers HTTP requests by the dispatcher in force."""
 
-    def __init__(self, dispatcher: Callable[[], Dispatcher], request_id: Callable[[], str], record: Record) -> None:
+    def __init__(
+        self,
+        dispatcher: Callable[[], Dispatcher],
+        request_id: Callable[[], str],
+        record: Record,
+        address: Callable[[], str] = lambda: "127.0.0.1",
+    ) -> None:
+        """`address` tells where replicas reach this process; they do for websockets."""
+        self._sockets = websocket.Sockets(address)
         self._dispatcher = dispatcher
         self._request_id = request_id
         self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI request; websockets are refused, since a Serve handle can't carry them."""
+        """Answer one ASGI request, or carry one websocket."""
         if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1011, "reason": "websockets are not supported"})
+            await self._websocket(scope, receive, send)
             return
         arrived = time.monotonic()
         dispatcher = self._dispatcher()
@@ -163,6 +172,9 @@ class PassThrough:
             await send_error(send, error.status, str(error))
             return
         except Disconnected:
+            return
+        if dispatcher.lives(request):
+            await send_alive(send, [(SPLIT_HEADER, Reason.SYSTEM.encode())])
             return
         answering = self._answer(dispatcher, request, arrived, send)
         if any(name == _DISCONNECT_DISABLED for name, _ in scope["headers"]):
@@ -181,6 +193,30 @@ class PassThrough:
         else:
             self._record(answer.target.key, answer.reason, answer.head.status)
             await _relay(answer, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry one websocket; its handshake is read, and let in, as any request is."""
+        arrived = time.monotonic()
+        dispatcher = self._dispatcher()
+        await receive()
+        try:
+            request = await self._read(dispatcher, {**scope, "method": "GET"}, websocket.no_body)
+        except Refused as error:
+            await websocket.deny(scope, send, error.status, str(error))
+            return
+        async with self._sockets.switchboard.line(websocket.subprotocols(scope)) as (request.line, connected):
+            try:
+                answer = await dispatcher.answer(request, arrived)
+            except Unanswered as error:
+                self._record(error.target, error.reason, error.status)
+                ours = _split_headers(error.target, error.reason)
+                await websocket.deny(scope, send, error.status, str(error), ours)
+                return
+            self._record(answer.target.key, answer.reason, answer.head.status)
+            if answer.head.status == websocket.ACCEPTED:
+                await websocket.converse(answer, _headers(answer), connected, receive, send)
+            else:
+                await websocket.deny_as(scope, send, answer, _headers(answer))
 
     async def _read(self, dispatcher: Dispatcher, scope: Scope, receive: Receive) -> Request:
         settings = dispatcher.settings
