@@ -15,11 +15,16 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from ray_canary.serving.tasks import Place
+from ray_canary.splitter import Splitter
 from tests.e2e.deployments import HTTP_PORT, probe
 from tests.e2e.harness import RealCluster, build_bento, wait_for
-from tests.e2e.test_changes_under_load import key_of, split
+from tests.e2e.test_changes_under_load import key_of
+
+#: bentoml's own imports use what pathspec has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 WEIGHTS = {"a": 30, "b": 30}
+SPLITTER = Splitter({"main": 40, **WEIGHTS}, "clients")
 HEADER = "X-User-ID"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 
@@ -70,7 +75,7 @@ def routed(cluster: RealCluster, request: pytest.FixtureRequest) -> Iterator[str
 
 def with_key(client: Any, route_type: str, version: str) -> None:
     """Make BentoML's own client send a key of `version`."""
-    key = key_of(split(WEIGHTS, deployment="clients"), version)
+    key = key_of(SPLITTER, version)
     if route_type == "header":
         client.client.headers[HEADER] = key
     elif route_type == "query":
@@ -200,7 +205,9 @@ def test_a_mounted_app_has_task_ids_of_its_own(client: httpx.Client) -> None:
 
 
 def open_socket(path: str = "/web/echo", **given: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{HTTP_PORT}{path}", open_timeout=15, **given)
+    given = {"open_timeout": 15, "max_size": None, **given}
+    socket: ClientConnection = connect(f"ws://127.0.0.1:{HTTP_PORT}{path}", **given)
+    return socket
 
 
 def test_a_websocket_carries_text_and_bytes_and_its_headers(cluster: RealCluster) -> None:
@@ -225,9 +232,10 @@ def test_messages_come_in_order(cluster: RealCluster) -> None:
 
 @pytest.mark.parametrize("code", [1000, 3000, 4321])
 def test_the_apps_close_code_reaches_the_client(cluster: RealCluster, code: int) -> None:
-    with open_socket() as socket, pytest.raises(ConnectionClosed) as closed:
+    with open_socket() as socket:
         socket.send(f"close {code}")
-        socket.recv(15)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(15)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (code, "as you wish")
 
@@ -257,7 +265,7 @@ def test_a_websocket_that_the_app_refuses_is_refused(cluster: RealCluster) -> No
 def test_the_split_takes_websockets_by_key_and_a_new_split_cuts_none_off(cluster: RealCluster) -> None:
     put(cluster, WEIGHTS, "header", HEADER)
     try:
-        keys = {version: key_of(split(WEIGHTS, deployment="clients"), version) for version in ("main", "a", "b")}
+        keys = {version: key_of(SPLITTER, version) for version in ("main", "a", "b")}
         sockets = {version: open_socket(additional_headers={HEADER: key}) for version, key in keys.items()}
         put(cluster, {"a": 0, "b": 0}, "header", HEADER)
         for version, socket in sockets.items():
@@ -269,7 +277,7 @@ def test_the_split_takes_websockets_by_key_and_a_new_split_cuts_none_off(cluster
 
 
 def test_a_slow_reader_holds_up_the_app_and_loses_nothing(cluster: RealCluster) -> None:
-    with open_socket("/web/flood", max_queue=2, max_size=None) as socket:
+    with open_socket("/web/flood", max_queue=2) as socket:
         time.sleep(0.5)
         numbers = [int.from_bytes(bytes(message[:4]), "big") for message in socket if isinstance(message, bytes)]
     assert numbers == list(range(1000))
@@ -289,8 +297,9 @@ def test_a_message_goes_there_and_back_in_milliseconds(cluster: RealCluster) -> 
 
 
 def test_a_replica_that_dies_ends_its_websocket_with_1011(cluster: RealCluster) -> None:
-    with open_socket() as socket, pytest.raises(ConnectionClosed) as closed:
+    with open_socket() as socket:
         socket.send("exit")
-        socket.recv(15)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(15)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1011
