@@ -49,6 +49,7 @@ class BentoInfo:
     bentoml_version: str
     python_version: str
     path: Path
+    has_tasks: bool = False
 
     @property
     def tag(self) -> str:
@@ -136,6 +137,7 @@ def _info(path: Path, tag: str, data: Mapping[str, Any]) -> BentoInfo:
         bentoml_version=str(data.get("bentoml_version") or ""),
         python_version=_python_version(data),
         path=path,
+        has_tasks=any(route.get("is_task") for route in (data.get("schema") or {}).get("routes") or ()),
     )
 
 

@@ -141,6 +141,7 @@ class _Resolver:
         self._catalogue = catalogue
         self._problems: list[Problem] = []
         self._defaults: dict[str, Default] = {}
+        self._task_warnings: list[str] = []
 
     def plan(self) -> Plan:
         versions: dict[str, Version] = dict(self._file.canary.versions) if self._file.canary else {}
@@ -157,7 +158,7 @@ class _Resolver:
             targets={target.key: target for target in targets if target},
             ray=self._file.ray,
             file=self._file.to_dict(),
-            warnings=self._file.warnings(),
+            warnings=(*self._file.warnings(), *self._task_warnings),
             defaults=tuple(self._defaults.values()),
         )
 
@@ -173,6 +174,8 @@ class _Resolver:
         services = {name: self._service(place, version, name, bento) for name in bento.services}
         self._check_envs(key, place, services[bento.entry_service], bento)
         entry = services[bento.entry_service]
+        if bento.has_tasks and (warning := _task_warning(key, f"{place}services.{entry.name}.scaling", entry.scaling)):
+            self._task_warnings.append(warning)
         return TargetPlan(
             key=key,
             label=self._file.name if key == MAIN else f"{self._file.name}-canary-{key}",
@@ -324,6 +327,16 @@ class _Resolver:
 def application_name(deployment: str, key: str) -> str:
     """Return the Serve application that serves a target to begin with (decision 19)."""
     return f"{deployment}-main" if key == MAIN else f"{deployment}-canary-{key}"
+
+
+def _task_warning(key: str, path: str, scaling: ScalingPlan) -> str | None:
+    """Say what scaling does to the results of tasks, which are kept in the replica that took the task."""
+    if scaling.min_replicas == scaling.max_replicas:
+        return None
+    return (
+        f"{path}: {key} has tasks, and may scale from {scaling.max_replicas} to {scaling.min_replicas} replicas: one "
+        "that goes ends its tasks, and takes their results with it. Fetch results soon, or set min_replicas to max_replicas"
+    )
 
 
 def _traffic(service: ServicePlan, bento: BentoInfo) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def write_bento(
     depends: Mapping[str, list[str]] | None = None,
     envs: list[dict[str, str]] | None = None,
     created: str = "2026-01-01T00:00:00+00:00",
+    tasks: tuple[str, ...] = (),
 ) -> None:
     """Write a Bento: its services with their `@bentoml.service` settings, the entry service first."""
     name, _, version = tag.partition(":")
@@ -40,6 +41,7 @@ def write_bento(
             for service, config in services.items()
         ],
         "envs": envs or [],
+        "schema": {"routes": [{"name": task, "route": f"/{task}", "is_task": True} for task in tasks]},
     }
     (folder / "bento.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
 

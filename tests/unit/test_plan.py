@@ -432,3 +432,26 @@ def test_differences_are_named_by_path_with_both_values(store: BentoStore) -> No
     assert found["targets.a.services.S.envs.Y"] == (None, "2")
     assert {path.split(".")[0] for path in found} == {"targets", "file"}
     assert before.differences(before) == ()
+
+
+# Tasks. ---------------------------------------------------------------------------------------------------------------
+
+
+def task_warnings(store: BentoStore, **scaling: int) -> tuple[str, ...]:
+    write_bento(store.path, "jobs:1", {"S": {}}, tasks=("job",))
+    return plan(store, {"bento": "jobs:1", "services": {"S": {"scaling": scaling}}}).warnings
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_version_with_tasks_that_scales_is_warned_of_what_goes_with_a_replica(store: BentoStore, least: int) -> None:
+    (warning,) = task_warnings(store, min_replicas=least, max_replicas=3)
+    assert warning.startswith(f"services.S.scaling: main has tasks, and may scale from 3 to {least} replicas")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_version_with_tasks_that_never_scales_is_not(store: BentoStore, count: int) -> None:
+    assert task_warnings(store, min_replicas=count, max_replicas=count) == ()
+
+
+def test_a_version_without_tasks_that_scales_is_not(store: BentoStore) -> None:
+    assert plan(store, {"services": {"S": {"scaling": {"min_replicas": 0, "max_replicas": 3}}}}).warnings == ()
