@@ -227,6 +227,8 @@ class _Resolver:
         secrets = tuple(self._secret(name) for name in inheritance.secrets(self._file, version))
         self._check_envs(key, place, services[bento.entry_service], secrets, bento)
         entry = services[bento.entry_service]
+        if bento.has_tasks and (warning := _task_warning(key, f"{place}services.{entry.name}.scaling", entry.scaling)):
+            self._warnings.append(warning)
         return TargetPlan(
             deployment=self._file.name,
             key=key,
@@ -456,6 +458,16 @@ def free_name(name: str, taken: Container[str]) -> str:
     """Return `name`, with the lowest number from 2 that makes it free if it is taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
+def _task_warning(key: str, path: str, scaling: ScalingPlan) -> str | None:
+    """Say what scaling does to the results of tasks, which are kept in the replica that took the task."""
+    if scaling.min_replicas == scaling.max_replicas:
+        return None
+    return (
+        f"{path}: {key} has tasks, and may scale from {scaling.max_replicas} to {scaling.min_replicas} replicas: one "
+        "that goes ends its tasks, and takes their results with it. Fetch results soon, or set min_replicas to max_replicas"
+    )
 
 
 def _traffic(service: ServicePlan, bento: BentoInfo) -> dict[str, Any]:

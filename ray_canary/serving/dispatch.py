@@ -9,12 +9,14 @@ from ray_canary.keys import header_key, query_key
 from ray_canary.serving.gate import OPEN, Closed, Full, Place
 from ray_canary.serving.settings import MAIN, IngressSettings
 from ray_canary.serving.targets import Target
-from ray_canary.serving.transport import Broken, Call, NotSent
+from ray_canary.serving.tasks import Task, asked_for
+from ray_canary.serving.transport import Broken, Call, Gone, NotSent
 from ray_canary.serving.wire import Head, Request
 from ray_canary.splitter import Splitter
 
 #: What BentoML serves beside a Bento's own endpoints, and no client asks for by key: main answers.
 _SYSTEM_PATHS: Final = frozenset({"/", "/livez", "/healthz", "/readyz", "/metrics", "/schema.json", "/docs.json"})
+_LIVE: Final = frozenset({"/livez", "/healthz"})
 _SYSTEM_FOLDER: Final = "/static_content/"
 #: Questions about a target that are no work for it: they don't wait in its queue, as they don't count as concurrency
 #: in BentoML.
@@ -34,6 +36,7 @@ class Reason(StrEnum):
     NO_KEY = "no-key"
     PINNED = "pinned"
     SYSTEM = "system"
+    TASK = "task"
     FAILOVER = "failover"
 
 
@@ -126,11 +129,20 @@ class Dispatcher:
             return None
         return header_key(request.headers, self._name) if self._by_header else query_key(request.query, self._name)
 
+    def lives(self, request: Request) -> bool:
+        """Whether a request asks if the Deployment lives: if it can be asked, it does.
+
+        A version that is asked for by key answers for itself. That main is down doesn't matter here but to `/readyz`:
+        whoever asks would restart what works.
+        """
+        asks = request.method in ("GET", "HEAD") and request.path in _LIVE and request.line is None
+        return asks and self._key(request) is None
+
     async def answer(self, request: Request, arrived: float, pinned: str | None = None) -> Answer:
         """Get the beginning of a response for `request`, which arrived at loop time `arrived`.
 
-        `pinned` is the target that the request asks for, if it may: then no other one answers it. Else there are five
-        cases:
+        `pinned` is the target that the request asks for, if it may: then no other one answers it. A request about a
+        task goes to the replica that has the task, and nowhere else. Else there are five cases:
 
         1. The chosen target is ready and answers, where it has a queue when it is the request's turn.
         2. A canary isn't ready, or loses its last replica before it takes the request: main answers, if it has room.
@@ -140,8 +152,10 @@ class Dispatcher:
         5. The target has the request and breaks (502), or sends no first byte in time (504). Nobody else gets it.
 
         Raises:
-            Unanswered: cases 3 to 5.
+            Unanswered: cases 3 to 5; 404 for a task whose version or replica has gone.
         """
+        if task := asked_for(request):
+            return await self._ask_about(task, request, arrived, pinned)
         key, reason = (pinned, Reason.PINNED) if pinned is not None else self.choose(request)
         target = self.targets[key]
         clock = _Clock(arrived)
@@ -157,6 +171,30 @@ class Dispatcher:
         if elsewhere:
             return await self._fail_over(request, clock, key)
         raise self._unavailable(failure, key, reason, status)
+
+    async def _ask_about(self, task: Task, request: Request, arrived: float, pinned: str | None) -> Answer:
+        """Send a request about a task to the replica that the task's id names."""
+        reason = Reason.TASK if pinned is None else Reason.PINNED
+        key = self._with_task(task, pinned)
+        if key is None:
+            where = f"application {task.place.application}, and {pinned or 'this Deployment'} is served by another one"
+            sentence = f"Not Found: this task was submitted to {where}"
+            raise Unanswered(404, sentence, pinned or MAIN, reason)
+        request.replica = task.place.replica
+        try:
+            return await self._send(self.targets[key], reason, request, _Clock(arrived))
+        except Gone:
+            replica = f"replica {task.place.replica} of {key}"
+            sentence = f"Not Found: {replica} had this task and has gone, and its tasks and their results with it"
+            raise Unanswered(404, sentence, key, reason) from None
+        except NotSent as error:
+            raise self._unavailable(f"{key} took no request: {error}", key, reason) from error
+
+    def _with_task(self, task: Task, pinned: str | None) -> str | None:
+        """Return the target whose replica took a task, `pinned` if that is given; None if there is none."""
+        place = (task.place.application, task.place.deployment)
+        keys = self.targets if pinned is None else [pinned]
+        return next((key for key in keys if self.targets[key].transport.place == place), None)
 
     async def _fail_over(self, request: Request, clock: "_Clock", meant_for: str) -> Answer:
         main = self.targets[MAIN]
@@ -213,7 +251,9 @@ class Dispatcher:
     async def _try(
         self, target: Target, reason: Reason, request: Request, clock: "_Clock", limit: asyncio.Timeout, spare: bool
     ) -> Answer:
-        gate = OPEN if request.path in _HEALTH_PATHS else target.gate
+        # A question about a task is for one replica, which works on the task whether it is asked or not.
+        apart = request.path in _HEALTH_PATHS or request.replica is not None
+        gate = OPEN if apart else target.gate
         place = gate.enter(clock.arrived, spare)
         target.in_flight += 1
         answered = False
@@ -314,7 +354,7 @@ class _Clock:
 
 
 def _is_system(request: Request) -> bool:
-    if request.method not in ("GET", "HEAD"):
+    if request.line is not None or request.method not in ("GET", "HEAD"):
         return False
     return request.path in _SYSTEM_PATHS or request.path.startswith(_SYSTEM_FOLDER)
 

@@ -14,6 +14,7 @@ class Call(Protocol):
 
         Raises:
             NotSent: nothing of the request reached a replica; it may be answered elsewhere.
+            Gone: the one replica that may answer it is no longer there.
             Broken: the replica broke; the request may have been worked on.
         """
 
@@ -30,6 +31,10 @@ class Transport(Protocol):
     @property
     def routable(self) -> int:
         """How many replicas can take a request now."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The Serve application and the deployment that it leads to."""
 
     @property
     def seen(self) -> bool:
@@ -54,6 +59,10 @@ class Scaled(Transport, Protocol):
 
 class NotSent(Exception):
     """Nothing of the request was sent."""
+
+
+class Gone(Exception):
+    """The one replica that the request is for is not there any more."""
 
 
 class Broken(Exception):

@@ -545,3 +545,26 @@ def test_a_queue_is_there_only_if_somebody_chose_it_and_a_task_is_nobodys_choice
     found = plan(BentoStore(tmp_path), file).targets["main"]
     assert (found.max_queue_depth is not None) is queued
     assert (found.services["S"].max_ongoing_requests < 1000) is queued
+
+
+# Tasks. ---------------------------------------------------------------------------------------------------------------
+
+
+def task_warnings(store: BentoStore, **scaling: int) -> tuple[str, ...]:
+    write_bento(store.path, "jobs:1", {"S": {}}, tasks=("job",))
+    return plan(store, {"bento": "jobs:1", "services": {"S": {"scaling": scaling}}}).warnings
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_version_with_tasks_that_scales_is_warned_of_what_goes_with_a_replica(store: BentoStore, least: int) -> None:
+    (warning,) = task_warnings(store, min_replicas=least, max_replicas=3)
+    assert warning.startswith(f"services.S.scaling: main has tasks, and may scale from 3 to {least} replicas")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_version_with_tasks_that_never_scales_is_not(store: BentoStore, count: int) -> None:
+    assert task_warnings(store, min_replicas=count, max_replicas=count) == ()
+
+
+def test_a_version_without_tasks_that_scales_is_not(store: BentoStore) -> None:
+    assert plan(store, {"services": {"S": {"scaling": {"min_replicas": 0, "max_replicas": 3}}}}).warnings == ()

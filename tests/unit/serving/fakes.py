@@ -119,6 +119,8 @@ class FakeCall:
 class FakeTransport:
     """The way to a fake target: each request gets the next script, the last one for ever."""
 
+    place = ("", "")
+
     def __init__(self, *scripts: Script, routable: int = 1, seen: bool = True) -> None:
         self.routable = routable
         self.seen = seen
