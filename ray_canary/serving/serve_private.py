@@ -5,8 +5,8 @@ Checked against ray 2.60.0. Public handles don't say how many replicas they can 
 The handle's own router is told by the controller within milliseconds of every change, so the ingress reads the router's
 replica set. Nor do they say whether a replica has accepted a request, and which: a router whose replica dies before it
 did goes on looking for another one, without limit. Nor can they send to a replica that the caller names:
-`choose_replica()` leaves the choice to the router. Nor can anybody but a router count a request as waiting, which Serve's
-autoscaling goes by. The id of the request under way has no public reader either.
+`choose_replica()` leaves the choice to the router. Nor can anybody but a router count a request as waiting, which
+Serve's autoscaling goes by. The id of the request under way has no public reader either.
 `tests/unit/serving/test_serve_private.py` fails when these move.
 """
 
