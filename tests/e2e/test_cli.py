@@ -16,17 +16,8 @@ from tests.e2e.harness import RealCluster, wait_for
 from tests.e2e.test_lifecycle import build_light, light, version_of, who
 
 WEIGHTS = {"a": 40, "b": 20}
-TARGET_KEYS = {"application", "bento", "effective_weight", "message", "ready", "replicas", "status", "weight"} | {"secrets"}
-    "application",
-    "bento",
-    "effective_weight",
-    "message",
-    "ready",
-    "replicas",
-    "secrets",
-    "status",
-    "weight",
-}
+TARGET_KEYS = {"application", "bento", "effective_weight", "message", "ready", "replicas", "status", "weight"}
+TARGET_KEYS |= {"secrets"}
 KEYS = {"beside", "bento", "config", "endpoint_urls", "ingress", "name", "revision", "split", "status", "targets"}
 
 
