@@ -335,7 +335,8 @@ def _task_warning(key: str, path: str, scaling: ScalingPlan) -> str | None:
         return None
     return (
         f"{path}: {key} has tasks, and may scale from {scaling.max_replicas} to {scaling.min_replicas} replicas: one "
-        "that goes ends its tasks, and takes their results with it. Fetch results soon, or set min_replicas to max_replicas"
+        "that goes ends its tasks, and takes their results with it. Fetch results soon, or set min_replicas to "
+        "max_replicas"
     )
 
 
