@@ -39,7 +39,11 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class BentoInfo:
-    """What `bento.yaml` says about a Bento."""
+    """What `bento.yaml` says about a Bento.
+
+    `requirements` are its Python requirements as a requirements file: a lock, unless it was built without one.
+    `asked_for` is what its author wrote, before it was locked.
+    """
 
     name: str
     version: str
@@ -49,6 +53,8 @@ class BentoInfo:
     bentoml_version: str
     python_version: str
     path: Path
+    requirements: str = ""
+    asked_for: str = ""
     has_tasks: bool = False
 
     @property
@@ -137,6 +143,8 @@ def _info(path: Path, tag: str, data: Mapping[str, Any]) -> BentoInfo:
         bentoml_version=str(data.get("bentoml_version") or ""),
         python_version=_python_version(data),
         path=path,
+        requirements=_requirements(path, data),
+        asked_for=_text(path / "env" / "python" / "requirements.in"),
         has_tasks=any(route.get("is_task") for route in (data.get("schema") or {}).get("routes") or ()),
     )
 
@@ -188,6 +196,21 @@ def _envs(data: Mapping[str, Any]) -> Iterator[BentoEnv]:
 def _python_version(data: Mapping[str, Any]) -> str:
     image, docker = data.get("image") or {}, data.get("docker") or {}  # the second in Bentos of the older layout
     return str(image.get("python_version") or docker.get("python_version") or "")
+
+
+def _requirements(path: Path, data: Mapping[str, Any]) -> str:
+    said = (data.get("image") or {}).get("python_requirements")
+    if said is not None:
+        return str(said)
+    python = path / "env" / "python"  # Bentos of the older layout have a lock of its own name
+    return _text(python / "requirements.lock.txt") or _text(python / "requirements.txt")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _created(path: Path) -> datetime:

@@ -7,31 +7,29 @@ from typing import Any
 import click
 from rich.text import Text
 
-from ray_canary import __version__, deployment, screens
+from ray_canary import __version__, changing, deployment, screens
 from ray_canary.config import DeploymentFile
-from ray_canary.errors import ConfigError, DoesNotFit, RayCanaryError
+from ray_canary.errors import ConfigError, RayCanaryError
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
+from ray_canary.options import address as _address
+from ray_canary.options import output as _output
 from ray_canary.plan import Plan
+from ray_canary.preview import Preview, preview
 from ray_canary.screens import err, out
-from ray_canary.serving import compile, fitting, local, rollout
+from ray_canary.serving import compile, local, rollout
 from ray_canary.serving.cluster import Cluster
+from ray_canary.token_commands import token
 
 Command = Callable[..., Any]
 
 _file = click.option("-f", "--config-file", "file", required=True, metavar="FILE", help="The Deployment file.")
-_address = click.option(
-    "--address", metavar="URL", help="Ray's dashboard.  [default: $RAY_DASHBOARD_ADDRESS or http://127.0.0.1:8265]"
-)
 _instance_types = click.option(
     "--instance-types",
     metavar="FILE",
     help="The catalogue.  [default: $RAY_CANARY_INSTANCE_TYPES or the built-in]",
 )
 _timeout = click.option("--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds.")
-_output = click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="Format."
-)
 
 
 class _Group(click.Group):
@@ -76,6 +74,7 @@ def deploy(
         timeout=timeout,
         check_fit=not allow_pending,
         report=lambda now: screens.progress(seen, now),
+        notice=screens.notice,
     )
     live = deployed.live if wait else None
     where = live.url if live else "it is not ready yet"
@@ -91,44 +90,16 @@ def deploy(
 def plan(file: str, offline: bool, instance_types: str | None, address: str | None, output: str) -> None:
     """Show what a Deployment file means, and what deploying it would change."""
     planned = _planned(file, instance_types)
-    changes = change = fit = None
-    if not offline:
-        cluster = Cluster(address)
-        state = cluster.state()
-        fitting.check_conflicts(planned, state)
-        changes = rollout.preview(planned, state)
-        live = state.live().get(planned.name)
-        if live is not None and not live.rejected:
-            before = live.settings
-            change = deployment.WeightChange(
-                {before.targets[key].arm: weight for key, weight in before.split.shares().items()},
-                planned.arms(),
-                before.split.shares(),
-                {key: weight for key, weight in planned.weights().items() if key != "main"},
-            )
-        fit = _too_small(planned, cluster)
+    found = Preview(planned) if offline else preview(planned, Cluster(address))
     if output != "table":
-        found = [{"application": c.application, "deployment": c.deployment, "effect": c.effect.value,
-                  "because": list(c.because)} for c in changes or ()]  # fmt: skip
-        moved = {"moved": change.moved, "least": change.least} if change else None
-        screens.data({**planned.to_dict(), "changes": found, "keys_that_move": moved, "does_not_fit": fit}, output)
+        screens.data(found.to_dict(), output)
         return
-    screens.plan_targets(planned)
-    if changes is not None:
-        screens.plan_changes(changes)
-    if change is not None:
-        screens.weight_change(change)
-    if fit:
-        err.print(Text.assemble(("Does not fit: ", "red"), fit))
+    screens.plan_targets(found.plan)
+    screens.plan_secrets(found.plan)
+    screens.plan_dependencies(found.plan)
+    if not offline:
+        screens.plan_preview(found)
     screens.plan_defaults(planned)
-
-
-def _too_small(planned: Plan, cluster: Cluster) -> str | None:
-    try:
-        fitting.check_fit(planned, cluster.state(), cluster.resources())
-    except DoesNotFit as error:
-        return str(error)
-    return None
 
 
 @cli.command()
@@ -176,34 +147,8 @@ def list_(address: str | None, output: str) -> None:
         screens.data([deployment.describe(live) for live in lives], output)
 
 
-@cli.command()
-@click.argument("name")
-@click.argument("weights", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
-@_address
-def weights(name: str, weights: tuple[str, ...], address: str | None) -> None:
-    """Change weights live; main gets what the versions leave of 100. Nothing restarts.
-
-    Versions that aren't named keep their weight.
-    """
-    change = deployment.set_weights(name, _weights(weights), address)
-    screens.weight_change(change)
-    out.print("In force on every ingress replica.")
-
-
-def _weights(texts: tuple[str, ...]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for key, weight in map(_weight, texts):
-        if key in found:
-            raise ConfigError.of(f"{key} is given twice: {key}={found[key]} and {key}={weight}")
-        found[key] = weight
-    return found
-
-
-def _weight(text: str) -> tuple[str, int]:
-    key, equals, weight = text.partition("=")
-    if not equals or not (weight.isascii() and weight.isdigit()):
-        raise ConfigError.of(f"{text!r} is not VERSION=WEIGHT with a whole number from 0 to 100, like a=30")
-    return key, int(weight)
+for _command in (changing.weights, changing.promote, changing.rollback, changing.revisions, changing.diff):
+    cli.add_command(_command)
 
 
 @cli.command("explain")
@@ -234,7 +179,7 @@ def explain_(
 @_address
 def terminate(name: str, wait: bool, timeout: float, address: str | None) -> None:
     """Take all versions of a Deployment down; its name and route stay, and answer 503."""
-    deployment.terminate(name, address, wait=wait, timeout=timeout)
+    deployment.terminate(name, address, wait=wait, timeout=timeout, notice=screens.notice)
     out.print(f"Deployment {name} terminated. `ray-canary deploy` brings it back, `ray-canary delete` removes it.")
 
 
@@ -244,8 +189,11 @@ def terminate(name: str, wait: bool, timeout: float, address: str | None) -> Non
 @_timeout
 @_address
 def delete(name: str, wait: bool, timeout: float, address: str | None) -> None:
-    """Take a Deployment off the cluster; everything else stays."""
-    deployment.delete(name, address, wait=wait, timeout=timeout)
+    """Take a Deployment off the cluster; everything else stays.
+
+    Its revisions are kept, so that `rollback` can bring it back.
+    """
+    deployment.delete(name, address, wait=wait, timeout=timeout, notice=screens.notice)
     out.print(f"Deployment {name} deleted.")
 
 
@@ -305,6 +253,9 @@ def demo(file: str) -> None:
     from ray_canary.demo.run import run
 
     run(file)
+
+
+cli.add_command(token)
 
 
 def _planned(file: str, instance_types: str | None) -> Plan:

@@ -10,13 +10,13 @@ from ray_canary import legal, rules, yamlfile
 from ray_canary.errors import ConfigError
 from ray_canary.fields import (
     AboveZero,
-    Access,
     Amount,
     ApplicationName,
     Backlog,
     BentoTag,
     Block,
     Cpu,
+    Dependencies,
     EnvName,
     EnvValue,
     Flag,
@@ -32,6 +32,9 @@ from ray_canary.fields import (
     RouteType,
     Scalar,
     Seconds,
+    SecretName,
+    SecretPath,
+    SecretType,
     ServiceName,
     Strategy,
     Text,
@@ -96,7 +99,9 @@ class Traffic(_Model):
         default=None, description="How many requests in progress a replica is good for; scaling aims at it."
     )
     external_queue: Flag | None = Field(
-        default=None, description="Whether requests above `concurrency` wait outside of the replicas; no effect yet."
+        default=None,
+        description="Whether requests above `concurrency` wait in a queue outside of the replicas; the entry service's "
+        "only, and `max_concurrency` has no effect then.",
     )
 
 
@@ -163,7 +168,9 @@ class Version(_Model):
     weight: Percent = Field(description="The part of the traffic, in whole percent.")
     services: Services = Field(default={}, description="How its Bento services run, where not as in main.")
     envs: Many[Env] = Field(default=(), description="Environment variables of all its services; they win over main's.")
-    secrets: Many[Text] = Field(default=(), description="Names of secrets; not resolved yet.")
+    secrets: Many[SecretName] = Field(
+        default=(), description="Names of secrets that its services get, in addition to main's."
+    )
 
 
 class Canary(_Model):
@@ -210,16 +217,60 @@ class Hosts(_Model):
     )
 
 
+class Queue(_Model):
+    """The queues of targets with `external_queue`."""
+
+    max_depth: Positive = Field(
+        default=10_000, description="How many requests may wait in a target's queue; one more is answered with 429."
+    )
+
+
+class Secret(_Model):
+    """How a secret reaches the Bentos that name it. The folder of its name on the node holds a file for each key."""
+
+    type: SecretType = Field(
+        default="env", description="Whether its keys become environment variables, or its folder a part of the files."
+    )
+    keys: Many[EnvName] = Field(
+        default=(),
+        description="With `env`: the keys that are taken, all of which have to be there; where the node has no folder, "
+        "its environment variables of these names.",
+    )
+    path: SecretPath | None = Field(
+        default=None, description="With `file`: where the folder stands under the replica's `$BENTOML_HOME`."
+    )
+
+
 class RayBlock(_Model):
     """What BentoCloud has no words for."""
 
     route_prefix: RoutePrefix = Field(default="/", description="The path under which the Deployment answers.")
     http: Block[Http] = Field(default=Http(), description="Where Serve listens.")
     ingress: Block[Ingress] = Field(default=Ingress(), description="The deployment in front.")
+    queue: Block[Queue] = Field(default=Queue(), description="The queues of targets with `external_queue`.")
     hosts: Block[Hosts] = Field(default=Hosts(), description="The deployments that run Bento services.")
     applications: Block[dict[str, ApplicationName]] = Field(
         default={}, description="The Serve application that serves a target, where it isn't the one of its role."
     )
+    secrets: Block[dict[SecretName, Block[Secret]]] = Field(
+        default={}, description="How secrets reach the Bentos, where not as environment variables from their folders."
+    )
+    dependencies: Dependencies = Field(
+        default="shared",
+        description="Whether a version runs in the cluster's Python environment or in one of its own, built from its "
+        "Bento's requirements. In a mapping by target, those that aren't named share.",
+    )
+    arms: Block[dict[str, Text]] = Field(
+        default={}, description="What seeds a target's hash, where it isn't its key: `promote` moves it with the users."
+    )
+    standalone: Many[Text] = Field(
+        default=(), description="The versions that inherit nothing from main; `promote` keeps the others as they were."
+    )
+
+    def isolated(self, target: str) -> bool:
+        """Return whether a target runs in a Python environment of its own."""
+        said = self.dependencies
+        return (said.get(target) if isinstance(said, dict) else said) == "isolated"
 
 
 class DeploymentFile(_Model):
@@ -228,11 +279,15 @@ class DeploymentFile(_Model):
     name: Name = Field(description="The Deployment's name; it can't be changed later.")
     bento: BentoTag = Field(description="The main Bento, as `name:version`, `name:latest` or `name`.")
     cluster: Text | None = Field(default=None, description="Accepted for BentoCloud's sake, and ignored.")
-    access_authorization: Access = Field(
-        default=False, description="Whether requests need an access token; `true` is refused until there are tokens."
+    access_authorization: Flag = Field(
+        default=False, description="Whether every request needs an access token (`ray-canary token create`)."
     )
     envs: Many[Env] = Field(default=(), description="Environment variables of all services of all versions.")
-    secrets: Many[Text] = Field(default=(), description="Names of secrets; not resolved yet.")
+    secrets: Many[SecretName] = Field(
+        default=(),
+        description="Names of secrets that all services of all versions get; each is looked up on the node where a "
+        "replica starts.",
+    )
     labels: Many[Label] = Field(default=(), description="Accepted for BentoCloud's sake, and ignored.")
     services: Services = Field(default={}, description="How each Bento service runs, by its name.")
     canary: Canary | None = Field(default=None, description="The canary versions; without them, main gets everything.")

@@ -8,25 +8,36 @@ live.wait_until_ready()
 
 import builtins
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from ray_canary import config
+from ray_canary import config, edits
 from ray_canary.bentos import BentoStore, store_path
-from ray_canary.errors import ConfigError, Conflict, NotFound, Problem
+from ray_canary.errors import ClusterError, ConfigError, Conflict, NotFound, Problem
 from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
-from ray_canary.plan import MAIN, Plan, resolve
+from ray_canary.plan import MAIN, Plan, leaf_differences, resolve
+from ray_canary.requirements import Environment
+from ray_canary.serving import compile, fitting
+from ray_canary.serving.adoption import restore
 from ray_canary.serving.cluster import Cluster
-from ray_canary.serving.rollout import Report, Rollout
-from ray_canary.serving.state import Live
+from ray_canary.serving.lease import Lease
+from ray_canary.serving.release import Release
+from ray_canary.serving.revisions import Revision, Revisions
+from ray_canary.serving.rollout import Options, Report, Rollout
+from ray_canary.serving.settings import IngressSettings
+from ray_canary.serving.state import ApplicationState, Live, OnCluster
 from ray_canary.splitter import least_move, moved_share
 
 ConfigFile = str | Path
+#: Told in a sentence what a caller should know meanwhile.
+Notice = Callable[[str], None]
+#: Given a Deployment's name, what keeps its revisions.
+Keeper = Callable[[str], Revisions]
 
 
 @dataclass(frozen=True)
@@ -142,49 +153,217 @@ def list(address: str | None = None) -> builtins.list[Deployment]:
     return [Deployment(name, cluster) for name in sorted(cluster.state().live())]
 
 
-def terminate(name: str, address: str | None = None, *, wait: bool = False, timeout: float = 3600) -> Deployment:
+def terminate(
+    name: str,
+    address: str | None = None,
+    *,
+    wait: bool = False,
+    timeout: float = 3600,
+    notice: Notice = lambda _: None,
+) -> Deployment:
     """Take all versions down; name and route stay taken and answer 503 until it is deployed again or deleted."""
     cluster = Cluster(address)
     live = _find(cluster, name)
     if live.single:
         raise Conflict(f"{name} is in the single-application form, which can't be terminated; delete it")
     rollout = Rollout(cluster)
-    rollout.terminate(accepted(live))
+    with _changing(cluster, name, "terminate", notice):
+        rollout.terminate(accepted(_find(cluster, name)))
     if wait:
         rollout.until_gone(frozenset(live.version_applications), timeout)
     return Deployment(name, cluster)
 
 
-def delete(name: str, address: str | None = None, *, wait: bool = False, timeout: float = 3600) -> None:
-    """Take a Deployment off the cluster."""
+def delete(
+    name: str,
+    address: str | None = None,
+    *,
+    wait: bool = False,
+    timeout: float = 3600,
+    notice: Notice = lambda _: None,
+) -> None:
+    """Take a Deployment off the cluster. Its revisions are kept, so that `rollback` can bring it back."""
     cluster = Cluster(address)
     live = _find(cluster, name)
     rollout = Rollout(cluster)
-    rollout.delete(live)
+    with _changing(cluster, name, "delete", notice) as keeper:
+        live = _find(cluster, name)
+        if keeper is not None and not live.rejected:
+            _kept(live, keeper)
+        rollout.delete(live)
     if wait:
         rollout.until_gone(frozenset({name, *live.version_applications}), timeout)
 
 
-def set_weights(name: str, weights: Mapping[str, int], address: str | None = None) -> "WeightChange":
+def set_weights(
+    name: str,
+    weights: Mapping[str, int],
+    address: str | None = None,
+    *,
+    at_once: bool = False,
+    timeout: float = 600,
+    report: Report = lambda _: None,
+    notice: Notice = lambda _: None,
+) -> "WeightChange":
     """Change the weights of some versions of a live Deployment; the others keep theirs, and main gets the rest.
 
-    Returns when every ingress replica has them. No replica restarts.
+    A version whose share grows first gets the replicas that this needs, unless `at_once`. Returns when every ingress
+    replica has the new weights. No replica restarts.
 
     Raises:
         NotFound: there is no such Deployment.
         ConfigError: a version isn't there, or the weights don't fit; nothing was touched.
+        Busy: somebody else is changing it.
+        DeployFailed: the replicas didn't become ready within `timeout` seconds; the weights are what they were.
+    """
+    cluster = Cluster(address)
+    _checked_weights(weights, accepted(_find(cluster, name)).settings.split.weights)
+    cause = f"weights {' '.join(f'{key}={weight}' for key, weight in weights.items())}"
+    with _changing(cluster, name, cause, notice) as revisions:
+        before = cluster.state()
+        live = accepted(_found(before, name))
+        versions = live.settings.split.weights
+        merged = {**versions, **_checked_weights(weights, versions)}
+        release = _base(live, revisions).with_weights(merged)
+        options = Options(at_once=at_once, whole=False, timeout_s=timeout)
+        Rollout(cluster, report, revisions).put(release, before, cause, options)
+    return _weight_change(live, release.settings)
+
+
+def promote(
+    name: str,
+    version: str,
+    address: str | None = None,
+    *,
+    at_once: bool = False,
+    timeout: float = 3600,
+    report: Report = lambda _: None,
+    notice: Notice = lambda _: None,
+) -> "WeightChange":
+    """Make a canary version the main one. It gets main's share beside its own, and main's old version goes.
+
+    None of its replicas restarts, and its users stay on it: the ingress is pointed at the application that already
+    runs it. Every other version runs on as it does. Promoting what is main already changes nothing.
+
+    Raises:
+        NotFound: there is no such Deployment.
+        ConfigError: there is no such version; nothing was touched.
+        Conflict: the Deployment is in the single-application form.
+        Busy: somebody else is changing it.
+        DeployFailed: its replicas for the new share didn't become ready within `timeout` seconds.
     """
     cluster = Cluster(address)
     live = accepted(_find(cluster, name))
-    versions = live.settings.split.weights
-    merged = {**versions, **_checked_weights(weights, versions)}
-    change = WeightChange(_by_arm(live, versions), _by_arm(live, merged), live.settings.split.shares(), merged)
-    try:
-        Rollout(cluster).set_weights(live, merged)
-    except ValidationError as error:
-        message = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
-        raise ConfigError.of(message, path="weights") from None
-    return change
+    check_promotable(live, version)
+    if is_promoted(live, version) and not live.beside:
+        return _weight_change(live, live.settings)
+    with _changing(cluster, name, f"promote {version}", notice) as revisions:
+        before = cluster.state()
+        live = accepted(_found(before, name))
+        check_promotable(live, version)
+        base = _base(live, revisions)
+        # One that was killed after its last but one step has left main's old version behind.
+        release = base if is_promoted(live, version) else _promoted(base, live, version)
+        options = Options(at_once=at_once, whole=False, timeout_s=timeout)
+        Rollout(cluster, report, revisions).put(release, before, f"promote {version}", options)
+    return _weight_change(live, release.settings)
+
+
+def rollback(
+    name: str,
+    to: int | None = None,
+    address: str | None = None,
+    *,
+    at_once: bool = False,
+    timeout: float = 3600,
+    report: Report = lambda _: None,
+    notice: Notice = lambda _: None,
+) -> Revision:
+    """Deploy a revision again: the one before the one that is deployed, or number `to`. Returns it.
+
+    Versions that still run are kept as they are; those that are gone start first, and then get their share. No revision
+    is deleted: going back makes a new one. A Deployment that was deleted comes back.
+
+    Raises:
+        NotFound: there is no such revision.
+        Busy: somebody else is changing it.
+        Conflict: somebody else has its name or route meanwhile.
+        DeployFailed: a version failed, or `timeout` seconds were over.
+    """
+    cluster = Cluster(address)
+    with _changing(cluster, name, f"rollback{f' to {to}' if to else ''}", notice, needed=True) as revisions:
+        assert revisions is not None
+        before = cluster.state()
+        live = before.live().get(name)
+        now = _kept(live, revisions) if live else None
+        wanted = _goal(revisions(name), to, now.number if now else None)
+        release = restore(wanted.release, before)
+        fitting.check_release(release, before)
+        Rollout(cluster, report, revisions).put(
+            release, before, f"rollback to {wanted.number}", Options(at_once=at_once, timeout_s=timeout)
+        )
+    return wanted
+
+
+def revisions(name: str, address: str | None = None) -> "History":
+    """Return the revisions of a Deployment. Raises NotFound if there is none."""
+    cluster = Cluster(address)
+    kept = Revisions(cluster.store(), name)
+    live = cluster.state().live().get(name)
+    found = kept.all()
+    if live is None and not found:
+        _find(cluster, name)
+    active = kept.active(live) if live and not live.rejected else None
+    return History(tuple(found), active.number if active else None, live)
+
+
+@dataclass(frozen=True)
+class History:
+    """The revisions of one Deployment: which there are, and which of them is deployed."""
+
+    revisions: tuple[Revision, ...]
+    active: int | None
+    live: Live | None = field(repr=False)
+
+    def find(self, number: int) -> Revision:
+        """Return one of them. Raises NotFound."""
+        for one in self.revisions:
+            if one.number == number:
+                return one
+        kept = [one.number for one in self.revisions]
+        raise NotFound(f"There is no revision {number}; {f'there are {kept[0]} to {kept[-1]}' if kept else 'none'}")
+
+    def pair(self, before: int | None, after: int | None) -> tuple[Revision, Revision]:
+        """Return two revisions to compare; without `after` the second is what is deployed. Raises NotFound."""
+        if after is None and self.active is None:
+            raise NotFound("What is on the cluster is no revision; name two, as in `diff NAME 1 2`")
+        new = self.find(after if after is not None else self.active or 0)
+        earlier = [one for one in self.revisions if one.number < new.number]
+        if before is None and not earlier:
+            raise NotFound(f"There is no revision before {new.number}")
+        return (earlier[-1] if before is None else self.find(before)), new
+
+
+def differences(before: Revision, after: Revision) -> tuple[tuple[str, Any, Any], ...]:
+    """Return what differs between two revisions, in the words of the Deployment file: path, before, after.
+
+    A Bento is named as it was pinned, and `ray.applications` and `ray.arms` as they are.
+    """
+    return tuple(leaf_differences(_in_words(before), _in_words(after)))
+
+
+def _in_words(revision: Revision) -> dict[str, Any]:
+    settings = revision.release.settings
+    file = edits.with_weights(settings.file or {}, settings.split.weights)
+    file["bento"] = settings.targets[MAIN].bento
+    for key, version in ((file.get("canary") or {}).get("versions") or {}).items():
+        if key in settings.targets:
+            version["bento"] = settings.targets[key].bento
+    places = {
+        "applications": {key: target.application for key, target in settings.targets.items()},
+        "arms": {key: target.arm for key, target in settings.targets.items()},
+    }
+    return {**file, "ray": {**(file.get("ray") or {}), **places}}
 
 
 @dataclass(frozen=True)
@@ -224,7 +403,7 @@ def read(config_file: ConfigFile | None, config_dict: Mapping[str, Any] | None =
 
 def plan(file: config.DeploymentFile, instance_types: str | Path | None = None) -> Plan:
     """Resolve a Deployment file against this machine's Bento store. Raises ConfigError."""
-    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types))
+    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types), Environment.here())
 
 
 def apply_plan(
@@ -235,9 +414,15 @@ def apply_plan(
     timeout: float = 3600,
     check_fit: bool = True,
     report: Report = lambda _: None,
+    notice: Notice = lambda _: None,
 ) -> Deployment:
     """Put a plan on a cluster; see `apply`."""
-    Rollout(cluster, report).deploy(planned, check_fit=check_fit, wait=wait, timeout_s=timeout)
+    with _changing(cluster, planned.name, "deploy", notice) as keeper:
+        live = cluster.state().live().get(planned.name)
+        if live is not None and keeper is not None and not live.rejected:
+            _kept(live, keeper)
+        rollout = Rollout(cluster, report, keeper)
+        rollout.deploy(planned, check_fit=check_fit, wait=wait, timeout_s=timeout)
     return Deployment(planned.name, cluster)
 
 
@@ -269,11 +454,17 @@ def describe(live: Live) -> dict[str, Any]:
                 "weight": target.weight,
                 "effective_weight": effective[key],
                 "replicas": _replicas(target.entry),
+                "secrets": _secret_names(live, key, target.application),
                 "message": target.application.failure or target.application.trouble if target.application else None,
             }
             for key, target in live.targets.items()
         },
         "ingress": {"replicas": _replicas(live.ingress.deployments.get("Ingress"))},
+        "revision": live.settings.revision,
+        "beside": [
+            {"application": one.name, "status": one.status, "message": one.failure or one.trouble}
+            for one in live.beside
+        ],
     }
 
 
@@ -283,12 +474,121 @@ def _replicas(deployment: Any) -> builtins.list[dict[str, Any]]:
     return [{"id": one.id, "state": one.state, "pid": one.pid, "node_id": one.node_id} for one in deployment.replicas]
 
 
+def _secret_names(live: Live, key: str, application: ApplicationState | None) -> builtins.list[str]:
+    """Return the names of the secrets that a target's replicas look up."""
+    args = (application.config if application else None) or {}
+    args = args.get("args") or {}
+    if not live.single:
+        return [secret["name"] for secret in args.get("secrets") or ()]
+    versions = (args.get("canary") or {}).get("versions") or {}
+    own = (versions.get(key) or {}).get("secrets") or ()
+    return [*dict.fromkeys((*(args.get("secrets") or ()), *own))]
+
+
 def _find(cluster: Cluster, name: str) -> Live:
-    there = cluster.state().live()
+    return _found(cluster.state(), name)
+
+
+def _found(state: OnCluster, name: str) -> Live:
+    there = state.live()
     if name not in there:
         hint = did_you_mean(name, there) or (f"there are {', '.join(sorted(there))}" if there else "there is none")
         raise NotFound(f"The cluster has no Deployment {name!r}; {hint}")
     return there[name]
+
+
+@contextmanager
+def _changing(
+    cluster: Cluster, name: str, verb: str, notice: Notice, *, needed: bool = False
+) -> Iterator[Keeper | None]:
+    """Have the right to change a Deployment meanwhile, and yield what keeps its revisions.
+
+    From where the cluster's store can't be reached, a change is possible all the same unless `needed`: it is then said
+    that it leaves no revision and keeps nobody else out.
+    """
+    try:
+        store = cluster.store()
+    except ClusterError as error:
+        if needed:
+            raise
+        notice(f"{error}. The change leaves no revision, and keeps out nobody who changes {name} at the same time.")
+        yield None
+        return
+    with Lease(store, name, verb, waiting=notice):
+        yield partial(Revisions, store)
+
+
+def _base(live: Live, keeper: Keeper | None) -> Release:
+    """Return the release that is deployed, without what a rollout that was killed left raised."""
+    return _kept(live, keeper).release if keeper else Release.of_live(live)
+
+
+def _kept(live: Live, keeper: Keeper) -> Revision:
+    """Return the revision that is deployed; what was deployed by other means becomes one, so that one can go back."""
+    kept = keeper(live.name)
+    release = Release.of_live(accepted(live))
+    return kept.active(live) or kept.get(kept.add(release, "found on the cluster"))
+
+
+def _goal(kept: Revisions, to: int | None, active: int | None) -> Revision:
+    if to is not None:
+        return kept.get(to)
+    earlier = [one for one in kept.all() if active is None or one.number < active]
+    if not earlier:
+        raise NotFound("There is no earlier revision to go back to")
+    return earlier[-1]
+
+
+def is_promoted(live: Live, version: str) -> bool:
+    """Return whether what was version `version` is main already: its arm went with it."""
+    return version not in live.settings.split.weights and live.settings.targets[MAIN].arm == version
+
+
+def check_promotable(live: Live, version: str) -> None:
+    """Raise if a version can't become main: Conflict or ConfigError. One that is main already can."""
+    if live.single:
+        raise Conflict(f"{live.name} is in the single-application form, in which a version can't be promoted")
+    versions = live.settings.split.weights
+    if version not in versions and not is_promoted(live, version):
+        hint = did_you_mean(version, versions) or f"the versions are {', '.join(versions) or 'none'}"
+        raise ConfigError.of(f"{version!r} is not a version of {live.name}", path="VERSION", hint=hint)
+
+
+def _promoted(release: Release, live: Live, version: str) -> Release:
+    settings = release.settings
+    targets = {key: target for key, target in settings.targets.items() if key != version}
+    targets[MAIN] = settings.targets[version]
+    weights = {key: weight for key, weight in settings.split.weights.items() if key != version}
+    split = settings.split.model_copy(update={"weights": weights})
+    file = promoted_file(live.file(), live, version) if settings.file else None
+    changed = {"targets": targets, "split": split, "file": compile.without_weights(file) if file else None}
+    return release.with_settings(settings.model_copy(update=changed))
+
+
+def promoted_file(file: Mapping[str, Any], live: Live, version: str) -> dict[str, Any]:
+    """Return a Deployment file in which a version of a live Deployment is main. Raises KeyError if it lacks it."""
+    staying = {key: target for key, target in live.settings.targets.items() if key not in (MAIN, version)}
+    new = live.settings.targets[version]
+    targets = {MAIN: new, **staying}
+    states = (live.applications.get(target.application or "") for target in live.settings.targets.values())
+    return edits.promoted(
+        file,
+        version,
+        bento=new.bento,
+        applications={key: target.application or "" for key, target in targets.items()},
+        arms={key: target.arm for key, target in targets.items()},
+        services={one["name"] for state in states if state for one in (state.config or {}).get("deployments") or ()},
+    )
+
+
+def _weight_change(live: Live, after: IngressSettings) -> "WeightChange":
+    before = live.settings
+    weights = after.split.weights
+    return WeightChange(_arms(before), _arms(after), before.split.shares(), weights)
+
+
+def _arms(settings: IngressSettings) -> dict[str, int]:
+    return {settings.targets[key].arm: share for key, share in settings.split.shares().items()}
 
 
 def accepted(live: Live) -> Live:
@@ -326,8 +626,3 @@ def _checked_weights(weights: Mapping[str, int], versions: Mapping[str, int]) ->
     if found:
         raise ConfigError(found)
     return weights
-
-
-def _by_arm(live: Live, versions: Mapping[str, int]) -> dict[str, int]:
-    shares = {MAIN: 100 - sum(versions.values()), **versions}
-    return {live.settings.targets[key].arm: weight for key, weight in shares.items()}

@@ -9,6 +9,7 @@ RayCanaryError                 exit code 1
 ├── Conflict                   exit code 2   something else on the cluster already has what this needs
 ├── DoesNotFit                 exit code 2   the cluster has too little for it
 ├── NotFound                   exit code 1   no such Deployment on the cluster
+├── Busy                       exit code 1   somebody else is changing the Deployment
 ├── ClusterError               exit code 1   Ray can't be reached, or refused
 └── DeployFailed               exit code 1   it was submitted and didn't become ready
 """
@@ -136,6 +137,10 @@ class DoesNotFit(RayCanaryError):
 
 class NotFound(RayCanaryError):
     """There is no such Deployment on the cluster."""
+
+
+class Busy(RayCanaryError):
+    """Somebody else is changing the Deployment."""
 
 
 class ClusterError(RayCanaryError):

@@ -15,6 +15,17 @@ T = TypeVar("T")
 _RESERVED_ENVS = ("BENTOML_HOME", "BENTOML_RESULT_STORE", "PROMETHEUS_MULTIPROC_DIR")
 
 
+#: What BentoML itself keeps in its home.
+_BENTOMLS_FOLDERS = ("bentos", "models", "tmp")
+ENV_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
+"""What the name of an environment variable may be."""
+
+
+def reserved_env(name: str) -> bool:
+    """Return whether an environment variable is the replica's host's own."""
+    return name in _RESERVED_ENVS or name.startswith("RAY_")
+
+
 def _not_a_path(bento: object) -> object:
     if isinstance(bento, str) and (bento.startswith((".", "/")) or "/" in bento):
         message = f"{show(bento)} is a project path, not a Bento"
@@ -37,17 +48,16 @@ def _not_main(key: str) -> str:
     return key
 
 
+def _not_bentomls(path: str) -> str:
+    if path.partition("/")[0] in _BENTOMLS_FOLDERS:
+        raise refuse(f"{show(path)} is in a folder of BentoML's own", "choose another path")
+    return path
+
+
 def _not_reserved(name: str) -> str:
-    if name in _RESERVED_ENVS or name.startswith("RAY_"):
+    if reserved_env(name):
         raise refuse(f"{show(name)} is reserved: the replica's own host sets it", "remove it")
     return name
-
-
-def _closed_to_nobody(access: bool) -> bool:
-    if access:
-        message = "true needs access tokens, which this release does not have: it would leave the Deployment open"
-        raise refuse(message, "set it to false")
-    return access
 
 
 def _from_int(value: object) -> object:
@@ -66,7 +76,6 @@ def _checked(read: Callable[[str | int | float], object]) -> Callable[[str | int
 
 Text = Annotated[str, Legal("text")]
 Flag = Annotated[bool, Legal("true or false")]
-Access = Annotated[bool, Legal("true or false"), AfterValidator(_closed_to_nobody)]
 Scalar = Annotated[str | int | float | bool, Legal("a single value")]
 Percent = Annotated[int, Field(ge=0, le=100), Legal("a whole number from 0 to 100")]
 Natural = Annotated[int, Field(ge=0), Legal("a whole number, 0 or more")]
@@ -99,11 +108,24 @@ BentoTag = Annotated[
 ]
 EnvName = Annotated[
     str,
-    Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$"),
+    Field(pattern=ENV_NAME),
     Legal("a name of letters, digits and _, with no digit first"),
     AfterValidator(_not_reserved),
 ]
 EnvValue = Annotated[str, BeforeValidator(_from_int), Legal("text", secret=True)]
+SecretName = Annotated[
+    str,
+    Field(pattern="^[A-Za-z0-9]([-._A-Za-z0-9]{0,251}[A-Za-z0-9])?$"),
+    Legal("a secret's name of letters, digits, -, _ and ., with a letter or a digit at the ends"),
+]
+SecretType = Annotated[Literal["env", "file"], one_of("env", "file")]
+_PATH_PART = r"\.?[A-Za-z0-9_][-._A-Za-z0-9]*"
+SecretPath = Annotated[
+    str,
+    Field(pattern=f"^{_PATH_PART}(/{_PATH_PART})*$"),
+    Legal("a path under $BENTOML_HOME, like certs or app/certs"),
+    AfterValidator(_not_bentomls),
+]
 RoutePrefix = Annotated[
     str,
     Field(pattern=r"^(/|(/[A-Za-z0-9._~][-A-Za-z0-9._~]*)+)$"),
@@ -113,6 +135,11 @@ RouteType = Annotated[Literal["random", "header", "query"], one_of("random", "he
 _STRATEGIES = ("RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout")
 Strategy = Annotated[
     Literal["RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout"], one_of(*_STRATEGIES)
+]
+#: One word for all targets, or a word for each target that is named; `rules` looks into the mapping.
+Dependencies = Annotated[
+    Literal["shared", "isolated"] | dict[str, Any],
+    Legal("shared or isolated, or one of them for each target, like {a: isolated}", ("shared", "isolated")),
 ]
 Workers = Annotated[Positive | Literal["cpu_count"], Legal('a whole number, 1 or more, or "cpu_count"')]
 Cpu = Annotated[str | int | float, AfterValidator(_checked(quantities.cpu)), Legal("CPU cores, like 500m or 2")]

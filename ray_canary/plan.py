@@ -1,16 +1,19 @@
 """The Deployment fully resolved: no defaults left to guess."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_canary import inheritance
+from ray_canary import inheritance, requirements
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
-from ray_canary.config import DeploymentFile, RayBlock, ServiceConfig, Version
+from ray_canary.config import DeploymentFile, RayBlock, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
 from ray_canary.instances import Catalogue, bento_resources
 from ray_canary.legal import did_you_mean
+from ray_canary.requirements import Difference, Environment
 from ray_canary.splitter import SCHEME
 
 MAIN: Final = "main"
@@ -23,6 +26,9 @@ _STRATEGIES: Final[Mapping[str, tuple[int, float]]] = {
     "RampedSlowRollout": (1, 0.01),
     "BestEffortControlledRollout": (0, 0.2),
 }
+#: Where a node keeps its secrets: a folder for each, with a file for each key.
+SECRETS_DIR: Final = "RAY_CANARY_SECRETS_DIR"
+DEFAULT_SECRETS_DIR: Final = "/etc/ray-canary/secrets"
 _BENTOML_TIMEOUT_S: Final = 60.0
 _COLD_START_TIMEOUT_S: Final = 300.0
 
@@ -58,6 +64,28 @@ class RolloutPlan(_Model):
     rolling_update_percentage: float = Field(description="Replicas replaced at a time, as a share; at least one.")
 
 
+class SecretPlan(_Model):
+    """A secret of a target: its name, and how it reaches the Bento. Its values are never in a plan."""
+
+    name: str = Field(description="Its name, and that of its folder on the node.")
+    type: Literal["env", "file"] = Field(description="Environment variables, or files.")
+    keys: tuple[str, ...] = Field(default=(), description="The keys that are taken; none: all that are there.")
+    path: str | None = Field(default=None, description="Where its folder stands under the replica's BENTOML_HOME.")
+
+    @property
+    def looked_up(self) -> str:
+        """Say where a replica looks it up when it starts."""
+        folder = f"${{{SECRETS_DIR}:-{DEFAULT_SECRETS_DIR}}}/{self.name} on its node"
+        return f"{folder}, else {', '.join(self.keys)} in the node's environment" if self.keys else folder
+
+    @property
+    def reaches(self) -> str:
+        """Say how the Bento gets it."""
+        if self.type == "file":
+            return f"files in $BENTOML_HOME/{self.path}"
+        return f"environment variables {', '.join(self.keys)}" if self.keys else "environment variables, one a key"
+
+
 class ServicePlan(_Model):
     """One Bento service of one target: one Serve deployment."""
 
@@ -73,9 +101,21 @@ class ServicePlan(_Model):
     graceful_shutdown_timeout_s: float = Field(description="Seconds that a replica may take to end what it has begun.")
 
 
+class DependenciesPlan(_Model):
+    """Which Python environment a target runs in."""
+
+    kind: Literal["shared", "isolated"] = Field(default="shared", description="The cluster's, or one of its own.")
+    packages: tuple[str, ...] = Field(default=(), description="What is installed into one of its own.")
+    locked: bool = Field(default=False, description="Whether these are a whole lock.")
+    differences: tuple[Difference, ...] = Field(
+        default=(), description="What the environment of the machine that planned has otherwise than the Bento."
+    )
+
+
 class TargetPlan(_Model):
     """main or one canary version: one Serve application."""
 
+    deployment: str = Field(description="The Deployment's name.")
     key: str = Field(description="`main`, or the version's key.")
     label: str = Field(description="Its name in metrics and pages, as on BentoCloud.")
     application: str = Field(description="The Serve application that serves it.")
@@ -85,9 +125,14 @@ class TargetPlan(_Model):
     bento: str = Field(description="The Bento, pinned.")
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServicePlan] = Field(description="All its Bento services.")
+    secrets: tuple[SecretPlan, ...] = Field(default=(), description="Its secrets; the later wins a key.")
     timeout_s: float = Field(description="Seconds to the first byte of a response.")
     capacity: int = Field(description="Requests at once that a replica takes before others should wait.")
     cold_start_timeout_s: float = Field(description="Seconds that a request may wait for a first replica.")
+    max_queue_depth: int | None = Field(
+        default=None, description="Requests that may wait in its queue; none: it has no queue."
+    )
+    dependencies: DependenciesPlan = DependenciesPlan()
 
 
 class Plan(_Model):
@@ -97,10 +142,11 @@ class Plan(_Model):
     scheme: int = Field(default=SCHEME, description="Version of the hash.")
     route_type: Literal["random", "header", "query"] = Field(description="What a request is split by.")
     route_by: str | None = Field(description="The header or query parameter.")
+    access_authorization: bool = Field(default=False, description="Whether every request needs an access token.")
     targets: dict[str, TargetPlan] = Field(description="main first, then the versions as in the file.")
     ray: RayBlock = Field(description="What the `ray:` block says, with its defaults.")
     file: dict[str, Any] = Field(description="The file itself.")
-    warnings: tuple[str, ...] = Field(description="Keys that have no effect here.")
+    warnings: tuple[str, ...] = Field(description="Keys that have no effect here, and what else to know.")
     defaults: tuple[Default, ...] = Field(description="What the file leaves to us, with reasons.")
 
     def weights(self) -> dict[str, int]:
@@ -117,31 +163,36 @@ class Plan(_Model):
 
     def differences(self, other: "Plan") -> tuple[tuple[str, Any, Any], ...]:
         """Return what `other` has otherwise: path, value here, value there; None where there is nothing."""
-        here, there = dict(_leaves("", self.to_dict())), dict(_leaves("", other.to_dict()))
-        paths = dict.fromkeys((*here, *there))
-        return tuple((path, here.get(path), there.get(path)) for path in paths if here.get(path) != there.get(path))
+        return tuple(leaf_differences(self.to_dict(), other.to_dict()))
 
 
-def resolve(file: DeploymentFile, store: BentoStore, catalogue: Catalogue) -> Plan:
+def resolve(
+    file: DeploymentFile, store: BentoStore, catalogue: Catalogue, environment: Environment | None = None
+) -> Plan:
     """Resolve a Deployment file.
+
+    `environment` is what the Bentos' Python requirements are compared with; without one, nothing is.
 
     Raises:
         PlanError: with every mistake that shows only against the Bentos and the catalogue: a Bento that isn't there,
             services that no Bento has, required environment variables that nothing sets, unknown instance types.
     """
-    return _Resolver(file, store, catalogue).plan()
+    return _Resolver(file, store, catalogue, environment).plan()
 
 
 class _Resolver:
     """Resolves one file; collects the problems and the defaults on its way."""
 
-    def __init__(self, file: DeploymentFile, store: BentoStore, catalogue: Catalogue) -> None:
+    def __init__(
+        self, file: DeploymentFile, store: BentoStore, catalogue: Catalogue, environment: Environment | None
+    ) -> None:
         self._file = file
         self._store = store
         self._catalogue = catalogue
+        self._environment = environment
+        self._warnings: list[str] = []
         self._problems: list[Problem] = []
         self._defaults: dict[str, Default] = {}
-        self._task_warnings: list[str] = []
 
     def plan(self) -> Plan:
         versions: dict[str, Version] = dict(self._file.canary.versions) if self._file.canary else {}
@@ -155,10 +206,11 @@ class _Resolver:
             name=self._file.name,
             route_type=(canary.route_type if canary else None) or "random",
             route_by=canary.route_by if canary and canary.route_type != "random" else None,
+            access_authorization=self._file.access_authorization,
             targets={target.key: target for target in targets if target},
             ray=self._file.ray,
             file=self._file.to_dict(),
-            warnings=(*self._file.warnings(), *self._task_warnings),
+            warnings=(*self._file.warnings(), *dict.fromkeys(self._warnings)),
             defaults=tuple(self._defaults.values()),
         )
 
@@ -172,24 +224,60 @@ class _Resolver:
             return None
         self._check_services(place, version.services if version else self._file.services, bento)
         services = {name: self._service(place, version, name, bento) for name in bento.services}
-        self._check_envs(key, place, services[bento.entry_service], bento)
+        secrets = tuple(self._secret(name) for name in inheritance.secrets(self._file, version))
+        self._check_envs(key, place, services[bento.entry_service], secrets, bento)
         entry = services[bento.entry_service]
         if bento.has_tasks and (warning := _task_warning(key, f"{place}services.{entry.name}.scaling", entry.scaling)):
-            self._task_warnings.append(warning)
+            self._warnings.append(warning)
         return TargetPlan(
+            deployment=self._file.name,
             key=key,
             label=self._file.name if key == MAIN else f"{self._file.name}-canary-{key}",
-            application=self._file.ray.applications.get(key) or application_name(self._file.name, key),
-            arm=key,
+            application=self._place(self._file.ray.applications, key, partial(application_name, self._file.name)),
+            arm=self._place(self._file.ray.arms, key, str),
             weight=weight,
             asked_for=asked_for,
             bento=bento.tag,
             entry_service=bento.entry_service,
             services=services,
+            secrets=secrets,
             timeout_s=float(_traffic(entry, bento).get("timeout") or _BENTOML_TIMEOUT_S),
             capacity=_concurrency(entry, bento) or entry.max_ongoing_requests,
             cold_start_timeout_s=self._cold_start_timeout(version, entry.name),
+            max_queue_depth=self._file.ray.queue.max_depth
+            if _queued(entry.config_overrides, bento.services[entry.name].config)
+            else None,
+            dependencies=self._dependencies(key, place, bento),
         )
+
+    def _dependencies(self, key: str, place: str, bento: BentoInfo) -> DependenciesPlan:
+        wanted = requirements.read(bento.requirements)
+        isolated = self._file.ray.isolated(key)
+        found: tuple[Difference, ...] = ()
+        clashing: tuple[str, ...] = ()
+        if self._environment is not None:
+            clashing = requirements.clashes(wanted, self._environment)
+            first = (one.name for one in requirements.read(bento.asked_for).wanted)
+            found = requirements.differences(wanted, bento.python_version, self._environment, first)
+        if isolated and (files := wanted.only_in_image()):
+            message = (
+                f"Bento {bento.tag} needs {', '.join(files)}, which can't be installed into an environment of its own"
+            )
+            self._problem(f"{place}bento", message, "name packages of an index instead, or let it share the cluster's")
+        self._warnings += (
+            f"{place}bento: {said}" for said in requirements.warnings(bento.tag, wanted, found, clashing, key, isolated)
+        )
+        if not isolated:
+            return DependenciesPlan(differences=found)
+        return DependenciesPlan(kind="isolated", packages=wanted.to_install(), locked=wanted.locked, differences=found)
+
+    def _place(self, said: Mapping[str, str], key: str, usual: Callable[[str], str]) -> str:
+        """Return what the file says for a target, else the usual, with a number if another target has that."""
+        others = {name for other, name in said.items() if other != key}
+        if key in said or usual(key) not in others:
+            return said.get(key) or usual(key)
+        versions = self._file.canary.versions if self._file.canary else {}
+        return free_name(usual(key), others | {usual(other) for other in (MAIN, *versions)})
 
     def _cold_start_timeout(self, version: Version | None, entry: str) -> float:
         config = inheritance.service_config(self._file, version, entry)
@@ -201,10 +289,26 @@ class _Resolver:
                 hint = did_you_mean(name, bento.services) or f"it has {', '.join(bento.services)}"
                 self._problem(f"{place}services.{name}", f"Bento {bento.tag} has no such service", hint)
 
-    def _check_envs(self, key: str, place: str, entry: ServicePlan, bento: BentoInfo) -> None:
-        if missing := [name for name in required_envs(bento) if name not in entry.envs]:
-            message = f"Bento {bento.tag} requires {', '.join(missing)}, which nothing sets for {key}"
-            self._problem(f"{place}envs", message, "set it here, or in the envs of main or of the service")
+    def _secret(self, name: str) -> SecretPlan:
+        said = self._file.ray.secrets.get(name, Secret())
+        path = (said.path or name) if said.type == "file" else None
+        return SecretPlan(name=name, type=said.type, keys=said.keys, path=path)
+
+    def _check_envs(
+        self, key: str, place: str, entry: ServicePlan, secrets: tuple[SecretPlan, ...], bento: BentoInfo
+    ) -> None:
+        given = {*entry.envs, *(name for secret in secrets for name in secret.keys)}
+        missing = ", ".join(name for name in required_envs(bento) if name not in given)
+        unknown = ", ".join(secret.name for secret in secrets if secret.type == "env" and not secret.keys)
+        if missing and unknown:
+            self._warnings.append(
+                f"{place}secrets: Bento {bento.tag} requires {missing}; whether {unknown} has it shows only when a "
+                "replica starts, unless ray.secrets names the keys"
+            )
+        elif missing:
+            message = f"Bento {bento.tag} requires {missing}, which nothing sets for {key}"
+            hint = "set it here, or in the envs of main or of the service, or name a secret that has it"
+            self._problem(f"{place}envs", message, hint)
 
     def _service(self, place: str, version: Version | None, name: str, bento: BentoInfo) -> ServicePlan:
         place = f"{place}services.{name}"
@@ -214,6 +318,12 @@ class _Resolver:
         hosts = self._file.ray.hosts
         # 429 is the Bento's answer to too many requests: Serve must not hold them back before.
         max_ongoing = max(hosts.max_ongoing_requests, 2 * int(traffic.get("max_concurrency") or 0))
+        if _queued(overrides, bento.services[name].config):
+            if name == bento.entry_service:
+                max_ongoing = int(traffic["concurrency"])
+                overrides = self._queue(place, overrides, traffic)
+            else:
+                self._no_queue(place)
         plan = ServicePlan(
             name=name,
             depends=bento.services[name].depends,
@@ -232,6 +342,21 @@ class _Resolver:
         return plan.model_copy(
             update={"scaling": plan.scaling.model_copy(update={"target_ongoing_requests": float(concurrency)})}
         )
+
+    def _queue(self, place: str, overrides: Mapping[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `overrides` for a service with a queue: the Bento has nothing to refuse."""
+        if "max_depth" not in _mapping((self._file.to_dict().get("ray") or {}).get("queue")):
+            reason = "a queue that never drains must not fill the ingress's memory"
+            self._default("ray.queue.max_depth", f"{self._file.ray.queue.max_depth}", reason)
+        if not traffic.get("max_concurrency"):
+            return dict(overrides)
+        path = f"{place}.config_overrides.traffic.max_concurrency"
+        self._warnings.append(f"{path}: has no effect: external_queue holds back what is above concurrency")
+        return {**overrides, "traffic": {**_mapping(overrides.get("traffic")), "max_concurrency": None}}
+
+    def _no_queue(self, place: str) -> None:
+        path = f"{place}.config_overrides.traffic.external_queue"
+        self._warnings.append(f"{path}: has no effect: only the entry service has a queue")
 
     def _says_type(self, place: str, version: Version | None, name: str) -> str:
         """Return where in the file a target's instance type stands: a mistake that is inherited is main's."""
@@ -329,6 +454,12 @@ def application_name(deployment: str, key: str) -> str:
     return f"{deployment}-main" if key == MAIN else f"{deployment}-canary-{key}"
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return `name`, with the lowest number from 2 that makes it free if it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
 def _task_warning(key: str, path: str, scaling: ScalingPlan) -> str | None:
     """Say what scaling does to the results of tasks, which are kept in the replica that took the task."""
     if scaling.min_replicas == scaling.max_replicas:
@@ -357,12 +488,32 @@ def _concurrency(service: ServicePlan, bento: BentoInfo) -> int | None:
     return int(said) if said else None
 
 
+def _queued(overrides: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether somebody chose a queue for a service: in the file, or in the Bento by more than having a task.
+
+    A Bento with tasks says `external_queue: true` and `concurrency: 1` by itself.
+    """
+    said = _mapping(overrides.get("traffic")).get("external_queue")
+    if said is not None:
+        return bool(said)
+    traffic = _mapping(own.get("traffic"))
+    return bool(traffic.get("external_queue")) and (traffic.get("concurrency") or 1) != 1
+
+
 def _said(model: BaseModel | None) -> dict[str, Any]:
     return model.model_dump(mode="json", exclude_unset=True) if model else {}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def leaf_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two mappings differ: path, value here, value there; None where there is nothing."""
+    one, other = dict(_leaves("", here)), dict(_leaves("", there))
+    for path in dict.fromkeys((*one, *other)):
+        if one.get(path) != other.get(path):
+            yield path, one.get(path), other.get(path)
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

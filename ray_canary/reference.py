@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ray_canary import metrics
-from ray_canary.config import DeploymentFile, Env, Label, ServiceConfig, Version
+from ray_canary.config import DeploymentFile, Env, Label, Secret, ServiceConfig, Version
 from ray_canary.legal import Legal, bare_type
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -32,7 +32,6 @@ class Restarts(StrEnum):
     NOTHING = "nothing: live"
     IGNORED = "nothing: it has no effect"
     UNTIL_START = "nothing: Serve reads it only when it starts"
-    REFUSED = "nothing: any other value is refused"
     ANOTHER = "nothing: another name is another Deployment"
     SERVICE = "that service"
     MAIN = "all services of main"
@@ -40,6 +39,7 @@ class Restarts(StrEnum):
     EVERY = "all services of every version"
     REPLACED = "all services of that version, in a new application"
     COMES = "nothing: the version comes or goes"
+    USERS = "all services of every version that has the secret"
     INGRESS = "the ingress"
 
 
@@ -47,8 +47,9 @@ class Restarts(StrEnum):
 _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("name", Restarts.ANOTHER),
     ("bento", Restarts.MAIN),
-    ("access_authorization", Restarts.REFUSED),
+    ("access_authorization", Restarts.NOTHING),
     ("envs", Restarts.EVERY),
+    ("secrets", Restarts.EVERY),
     (f"{SERVICE}.instance_type", Restarts.SERVICE),
     (f"{SERVICE}.envs", Restarts.SERVICE),
     (f"{SERVICE}.config_overrides.**", Restarts.TARGET),
@@ -65,14 +66,19 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     (f"{VERSION}.bento", Restarts.TARGET),
     (f"{VERSION}.weight", Restarts.NOTHING),
     (f"{VERSION}.envs", Restarts.TARGET),
-    (f"{VERSION}.secrets", Restarts.IGNORED),
+    (f"{VERSION}.secrets", Restarts.TARGET),
     ("ray.route_prefix", Restarts.NOTHING),
     ("ray.http.**", Restarts.UNTIL_START),
     ("ray.ingress.num_cpus", Restarts.INGRESS),
     ("ray.ingress.**", Restarts.NOTHING),
+    ("ray.queue.**", Restarts.NOTHING),
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
-    *((key, Restarts.IGNORED) for key in ("cluster", "secrets", "labels", "dev", "description")),
+    ("ray.secrets.**", Restarts.USERS),
+    ("ray.dependencies", Restarts.TARGET),
+    ("ray.arms.<target>", Restarts.NOTHING),
+    ("ray.standalone", Restarts.TARGET),
+    *((key, Restarts.IGNORED) for key in ("cluster", "labels", "dev", "description")),
 )
 
 #: What is used where the file says nothing and the model has no default of its own.
@@ -88,7 +94,10 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     f"{SERVICE}.deployment_strategy": "`RollingUpdate`",
     "canary.route_type": "required with versions",
     "canary.route_by": "required with `header` and `query`",
+    "ray.secrets.<secret>.keys": "all that its folder has",
+    "ray.secrets.<secret>.path": "the secret's name",
     "ray.applications.<target>": "`<name>-main`, `<name>-canary-<version>`",
+    "ray.arms.<target>": "the target's key",
 }
 
 _CONTAINERS: Final[Mapping[type[BaseModel], str]] = {
@@ -185,7 +194,7 @@ def _inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     bare = bare_type(annotation)
     if get_origin(bare) is dict:
         inner = bare_type(get_args(bare)[1])
-        named = {ServiceConfig: "<service>", Version: "<version>"}
+        named = {ServiceConfig: "<service>", Version: "<version>", Secret: "<secret>"}
         if inner in named:
             return inner, named[inner]
         return None, "<target>" if inner is str and Legal in map(type, _notes(get_args(bare)[1])) else ""
@@ -284,7 +293,10 @@ _RULES: Final = """\
 - `min_replicas` is at most `max_replicas`, also after main's scaling is inherited.
 - `external_queue: true` needs a `concurrency`.
 - A list of `envs` names a variable once.
+- A list of `secrets` names a secret once. `ray.secrets` says something of secrets that a list names, `keys` of those of
+  type `env` and `path` of those of type `file`. No two file secrets of a version stand in the same place.
 - `ray.applications` names targets of this Deployment, and no application twice.
+- A mapping in `ray.dependencies` names targets of this Deployment.
 - Against the Bento store: every Bento is there, has the services that the file names, and finds every environment
   variable that it requires. Every instance type is in the catalogue (`ray-canary list-instance-types`)."""
 
@@ -322,7 +334,9 @@ _ENVS: Final = """\
 
 Each `envs` is a list of these. The later wins: the file's `envs`, main's `services.<service>.envs`, the version's
 `envs`, the version's `services.<service>.envs`. Names that begin with `RAY_`, and `BENTOML_HOME`,
-`BENTOML_RESULT_STORE` and `PROMETHEUS_MULTIPROC_DIR`, are the replica's own, and refused.
+`BENTOML_RESULT_STORE` and `PROMETHEUS_MULTIPROC_DIR`, are the replica's own, and refused. All of these lists win over a
+secret's key of the same name, and a secret's key over the default in the Bento. What is written here is readable for
+everybody who sees Serve's config: credentials belong in [secrets](operations.md#secrets).
 
 """
 

@@ -16,6 +16,7 @@ from ray_canary.legal import did_you_mean, show
 Loc = tuple[str | int, ...]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_DEPENDENCIES = ("shared", "isolated")
 _NO_MEANING = "has no meaning here and is ignored"
 
 _IGNORED: Mapping[str, Mapping[str, str]] = {
@@ -38,8 +39,12 @@ _IGNORED: Mapping[str, Mapping[str, str]] = {
         "workers": "has no effect: a replica is one process; set max_replicas instead",
     },
 }
-_SECRETS = "are not resolved yet: set them as envs"
-_QUEUE = "has no effect yet: requests are not queued outside of the replicas"
+_CREDENTIAL = re.compile(
+    r"(?:^|_)(?:TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIALS?|(?:API|ACCESS|SECRET|PRIVATE)_?KEY)$",
+    re.IGNORECASE,
+)
+_TOO_SHORT = 6  # A token of a tokenizer, like </s>, is no credential.
+_IN_CLEAR = "looks like a credential, and stands in clear text in Serve's config and the dashboard: use a secret"
 _RESOURCES = "are ignored: instance_type governs"
 
 
@@ -48,8 +53,12 @@ def problems(data: object) -> Iterator[Problem]:
     file = _mapping(data)
     yield from _weights(file)
     yield from _routing(_mapping(file.get("canary")))
-    yield from _application_problems(file)
+    yield from _dependency_problems(file)
+    yield from _taken_headers(file)
+    yield from _place_problems(file)
+    yield from _secret_problems(file)
     for loc, target in _targets(file):
+        yield from _repeated((*loc, "secrets"), target.get("secrets"))
         yield from _repeated_envs((*loc, "envs"), target.get("envs"))
         for name, service in _services(target):
             here = (*loc, "services", name)
@@ -70,9 +79,9 @@ def _warnings(file: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     if canary.get("route_type") == "random" and canary.get("route_by"):
         yield ("canary", "route_by"), "is ignored: route_type is random"
     for loc, target in _targets(file):
-        if target.get("secrets"):
-            yield (*loc, "secrets"), _SECRETS
+        yield from _credentials((*loc, "envs"), target.get("envs"))
         for name, service in _services(target):
+            yield from _credentials((*loc, "services", name, "envs"), service.get("envs"))
             yield from _service_warnings((*loc, "services", name), service, _service(file, name))
 
 
@@ -83,8 +92,6 @@ def _service_warnings(loc: Loc, service: Mapping[str, Any], mains: Mapping[str, 
     yield from _ignored("overrides", (*loc, "config_overrides"), overrides)
     if overrides.get("resources") and (service.get("instance_type") or mains.get("instance_type")):
         yield (*loc, "config_overrides", "resources"), _RESOURCES
-    if _mapping(overrides.get("traffic")).get("external_queue"):
-        yield (*loc, "config_overrides", "traffic", "external_queue"), _QUEUE
 
 
 def _ignored(block: str, loc: Loc, data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -116,19 +123,53 @@ def _routing(canary: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem.at(("canary", "route_by"), f"{show(route_by)} is not the name of a {what}", route_by)
 
 
-def _application_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
+def _taken_headers(file: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a route_by that names a header which the ingress itself reads."""
+    canary = _mapping(file.get("canary"))
+    route_by = canary.get("route_by")
+    if canary.get("route_type") != "header" or not isinstance(route_by, str):
+        return
+    taken = {"x-bento-version": "selects a version by hand"}
+    if file.get("access_authorization") is True:
+        taken["authorization"] = "carries the access token, which is no key"
+    if (what := taken.get(route_by.lower())) is not None:
+        message = f"{show(route_by)} {what}"
+        yield Problem.at(("canary", "route_by"), message, route_by, "split by another header, like X-User-ID")
+
+
+def _place_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
     targets = dict.fromkeys(("main", *(key for key, _ in _versions(file))))
+    ray = _mapping(file.get("ray"))
     name = file.get("name")
-    taken = {name: "the ingress"} if isinstance(name, str) else {}
-    for key, application in _mapping(_mapping(file.get("ray")).get("applications")).items():
-        loc = ("ray", "applications", key)
+    ingress = {name: "serves the ingress"} if isinstance(name, str) else {}
+    for block, verb, taken in (("applications", "serves", ingress), ("arms", "is the arm of", {})):
+        for key, value in _mapping(ray.get(block)).items():
+            loc = ("ray", block, key)
+            if key not in targets:
+                hint = did_you_mean(key, targets) or f"the targets are {', '.join(targets)}"
+                yield Problem.at(loc, "is not a target of this Deployment", hint=hint)
+            elif isinstance(value, str) and value in taken:
+                yield Problem.at(loc, f"{show(value)} already {taken[value]}", value)
+            elif isinstance(value, str):
+                taken[value] = f"{verb} {key}"
+    standalone = ray.get("standalone")
+    for index, key in enumerate(standalone if isinstance(standalone, list | tuple) else ()):
+        versions = [key for key in targets if key != "main"]
+        if isinstance(key, str) and key not in versions:
+            hint = did_you_mean(key, versions) or f"the versions are {', '.join(versions) or 'none'}"
+            yield Problem.at(("ray", "standalone", index), f"{show(key)} is not a version", key, hint)
+
+
+def _dependency_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
+    targets = dict.fromkeys(("main", *(key for key, _ in _versions(file))))
+    for key, said in _mapping(_mapping(file.get("ray")).get("dependencies")).items():
+        loc = ("ray", "dependencies", key)
         if key not in targets:
             hint = did_you_mean(key, targets) or f"the targets are {', '.join(targets)}"
             yield Problem.at(loc, "is not a target of this Deployment", hint=hint)
-        elif isinstance(application, str) and application in taken:
-            yield Problem.at(loc, f"{show(application)} already serves {taken[application]}", application)
-        elif isinstance(application, str):
-            taken[application] = key
+        elif said not in _DEPENDENCIES:
+            message = f"{show(said)} is not {' or '.join(_DEPENDENCIES)}"
+            yield Problem.at(loc, message, said, did_you_mean(said, _DEPENDENCIES))
 
 
 def _repeated_envs(loc: Loc, envs: object) -> Iterator[Problem]:
@@ -138,6 +179,61 @@ def _repeated_envs(loc: Loc, envs: object) -> Iterator[Problem]:
         if isinstance(name, str) and first.setdefault(name, index) != index:
             message = f"{show(name)} is in this list already"
             yield Problem.at((*loc, index, "name"), message, name, f"it is in {path_text((*loc, first[name]))} too")
+
+
+def _repeated(loc: Loc, names: object) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, name in enumerate(names if isinstance(names, list | tuple) else ()):
+        if isinstance(name, str) and first.setdefault(name, index) != index:
+            message = f"{show(name)} is in this list already"
+            yield Problem.at((*loc, index), message, name, f"it is in {path_text((*loc, first[name]))} too")
+
+
+def _secret_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
+    said = {name: _mapping(one) for name, one in _mapping(_mapping(file.get("ray")).get("secrets")).items()}
+    named = [_names(target.get("secrets")) for _, target in _targets(file)]
+    known = dict.fromkeys(name for names in named for name in names)
+    for name, secret in said.items():
+        loc: Loc = ("ray", "secrets", name)
+        if name not in known:
+            hint = did_you_mean(name, known) or f"the secrets are {', '.join(known) or 'none'}"
+            yield Problem.at(loc, "is a secret that no `secrets` of this file names", hint=hint)
+        yield from _repeated((*loc, "keys"), secret.get("keys"))
+        kind = secret.get("type", "env")
+        if kind == "file" and secret.get("keys"):
+            yield Problem.at((*loc, "keys"), "is for environment variables", hint="leave it out, or use type env")
+        if kind == "env" and secret.get("path") is not None:
+            yield Problem.at((*loc, "path"), "is for files", secret["path"], "set type: file beside it")
+    alone = _names(_mapping(file.get("ray")).get("standalone"))
+    for (place, _), own in zip(_targets(file), named, strict=True):
+        mains = () if place and place[-1] in alone else named[0]
+        yield from _colliding((*place, "secrets"), tuple(dict.fromkeys((*mains, *own))), said)
+
+
+def _colliding(loc: Loc, names: tuple[str, ...], said: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """Yield a problem for every file secret of a target that stands where another one does, or inside of it."""
+    taken: dict[tuple[str, ...], str] = {}
+    for name in names:
+        secret = said.get(name, {})
+        path = secret.get("path") or name
+        if secret.get("type") != "file" or not isinstance(path, str):
+            continue
+        parts = tuple(path.split("/"))
+        for other, owner in taken.items():
+            if parts[: len(other)] == other or other[: len(parts)] == parts:
+                yield Problem.at(loc, f"{name} and {owner} both have {show(path)} as their path, or inside of it", name)
+        taken[parts] = name
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list | tuple) else ()
+
+
+def _credentials(loc: Loc, envs: object) -> Iterator[tuple[Loc, str]]:
+    for index, env in enumerate(envs if isinstance(envs, list | tuple) else ()):
+        name, value = _mapping(env).get("name"), _mapping(env).get("value")
+        if isinstance(name, str) and _CREDENTIAL.search(name) and len(str(value or "")) >= _TOO_SHORT:
+            yield (*loc, index), f"{name} {_IN_CLEAR}"
 
 
 def _replicas(loc: Loc, scaling: Mapping[str, Any]) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -9,13 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ray_canary.deployment import WeightChange, describe
+from ray_canary import requirements
+from ray_canary.access import Issued
+from ray_canary.deployment import History, WeightChange, describe
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan
+from ray_canary.plan import DependenciesPlan, Plan
+from ray_canary.preview import Preview
 from ray_canary.serving import local
 from ray_canary.serving.changes import Change, Effect, restarts
+from ray_canary.serving.revisions import Revision
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
+from ray_canary.tokens import Token
 
 #: Columns where nothing says how wide the screen is: in a log or a pipe, a table should not be folded.
 _WIDE = 160
@@ -44,6 +50,7 @@ _COLOURS = {
     "terminated": "dim",
     "terminating": "dim",
 }
+_CLOSED = "Every request needs an access token: `ray-canary token create`."
 _EFFECTS = {
     Effect.NONE: "dim",
     Effect.LIVE: "green",
@@ -76,6 +83,56 @@ def warnings(sentences: Iterable[str]) -> None:
         err.print(Text.assemble(("Warning: ", "yellow"), sentence))
 
 
+def notice(sentence: str) -> None:
+    """Print on standard error what somebody should know while something goes on."""
+    err.print(Text(sentence, style="yellow"))
+
+
+def revision(one: Revision, history: History) -> dict[str, Any]:
+    """Return a revision as plain data."""
+    settings = one.release.settings
+    return {
+        "revision": one.number,
+        "active": one.number == history.active,
+        "bento": settings.targets["main"].bento,
+        "weights": settings.split.shares(),
+        "bentos": {key: settings.targets[key].bento for key in settings.split.shares()},
+        "created_by": one.created_by,
+        "created_at": moment(one.created_at),
+        "cause": one.cause,
+    }
+
+
+def revisions(history: History) -> None:
+    """Print a line for each revision, the newest first."""
+    table = _table("Revision", "Bento", "Split", "Created by", "Created at (UTC)", "Cause", "")
+    for one in reversed(history.revisions):
+        told = revision(one, history)
+        shares = ", ".join(f"{key} {weight}" for key, weight in told["weights"].items())
+        mark = Text("<- deployed", style="green") if told["active"] else ""
+        table.add_row(
+            str(one.number), told["bento"], shares, told["created_by"], told["created_at"], told["cause"], mark
+        )
+    out.print(table)
+    if history.live is None:
+        out.print("The Deployment is not on the cluster; `ray-canary rollback` brings it back.")
+    elif history.active is None:
+        out.print("What is on the cluster is none of these: it was deployed by other means.")
+
+
+def differences(before: Revision, after: Revision, found: Iterable[tuple[str, Any, Any]]) -> None:
+    """Print what differs between two revisions."""
+    out.print(f"Revision {before.number} ({before.cause}) -> revision {after.number} ({after.cause}):")
+    rows = list(found)
+    if not rows:
+        out.print("No difference.")
+        return
+    table = _table("Key", f"Revision {before.number}", f"Revision {after.number}")
+    for path, was, now in rows:
+        table.add_row(path, *("-" if value is None else str(value) for value in (was, now)))
+    out.print(table)
+
+
 def split_of(plan: Plan) -> str:
     """Say what a plan's split goes by."""
     return _by(plan.route_type, plan.route_by)
@@ -90,6 +147,8 @@ def _by(route_type: str, route_by: str | None) -> str:
 def plan_targets(plan: Plan) -> None:
     """Print what a plan runs."""
     out.print(Text.assemble(("Deployment ", "bold"), f"{plan.name}: requests are split {split_of(plan)}"))
+    if plan.access_authorization:
+        out.print(_CLOSED)
     table = _table("Version", "Weight", "Bento", "Service", "Instance", "Replicas", "Reserves")
     for target in plan.targets.values():
         for service in target.services.values():
@@ -104,6 +163,38 @@ def plan_targets(plan: Plan) -> None:
                 f"{scaling.min_replicas}..{scaling.max_replicas}",
                 resources(service.resources),
             )
+    out.print(table)
+
+
+def plan_secrets(plan: Plan) -> None:
+    """Print which secrets there are, by name, and where each is looked up."""
+    rows = [(target.key, secret) for target in plan.targets.values() for secret in target.secrets]
+    if not rows:
+        return
+    out.print()
+    out.print(Text("Secrets, looked up when a replica starts:", style="bold"))
+    table = _table("Version", "Secret", "As", "Looked up")
+    for key, secret in rows:
+        table.add_row(key, secret.name, secret.reaches, secret.looked_up)
+    out.print(table)
+
+
+def plan_dependencies(plan: Plan) -> None:
+    """Print which Python environments a plan's versions run in, and what they find otherwise there."""
+    if all(one.dependencies == DependenciesPlan() for one in plan.targets.values()):
+        return
+    out.print()
+    out.print(Text("Python environments:", style="bold"))
+    table = _table("Version", "Environment", "Installs", "Otherwise on this machine")
+    for target in plan.targets.values():
+        one = target.dependencies
+        installs = f"{len(one.packages)} packages" if len(one.packages) != 1 else "1 package"
+        table.add_row(
+            target.key,
+            "its own" if one.kind == "isolated" else "the cluster's",
+            f"{installs}{', a whole lock' if one.locked else ''}" if one.kind == "isolated" else "-",
+            requirements.told(one.differences) or "-",
+        )
     out.print(table)
 
 
@@ -127,6 +218,22 @@ def plan_defaults(plan: Plan) -> None:
     for default in plan.defaults:
         table.add_row(default.path, default.value, default.reason)
     out.print(table)
+
+
+def plan_preview(found: Preview) -> None:
+    """Print what deploying would do to what is on the cluster."""
+    plan_changes(found.changes)
+    if found.weights is not None:
+        weight_change(found.weights)
+    if found.drift:
+        out.print()
+        out.print(Text("Where the file differs from what is deployed:", style="bold"))
+        table = _table("Key", "On the cluster", "In the file")
+        for path, there, here in found.drift:
+            table.add_row(path, *("-" if value is None else str(value) for value in (there, here)))
+        out.print(table)
+    if found.too_small:
+        err.print(Text.assemble(("Does not fit: ", "red"), found.too_small))
 
 
 def plan_changes(found: tuple[Change, ...]) -> None:
@@ -188,6 +295,8 @@ def deployment(live: Live) -> None:
     about = describe(live)
     split = live.settings.split
     out.print(f"Requests are split {_by(split.route_type, split.route_by)}.")
+    if live.settings.access_authorization:
+        out.print(_CLOSED)
     table = _table("Version", "Bento", "Weight", "In force", "Status", "Replicas")
     for key, target in about["targets"].items():
         states = [replica["state"] for replica in target["replicas"]]
@@ -195,10 +304,16 @@ def deployment(live: Live) -> None:
         in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
         table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
     out.print(table)
-    for key, target in about["targets"].items():
-        if target["message"]:
+    named = [f"{key}: {', '.join(target['secrets'])}" for key, target in about["targets"].items() if target["secrets"]]
+    if named:
+        out.print(f"Secrets by name: {'; '.join(named)}.")
+    for one in about["beside"]:
+        out.print(f"Beside it, without requests: {one['application']} ({one['status'].lower()}).")
+    troubles = {key: target["message"] for key, target in about["targets"].items()}
+    for key, message in {**troubles, **{one["application"]: one["message"] for one in about["beside"]}}.items():
+        if message:
             out.print(Text(f"\n{key}:", style="red bold"))
-            out.print(Text(target["message"]))
+            out.print(Text(message))
 
 
 def progress(before: dict[str, Progress], now: Iterable[Progress]) -> None:
@@ -265,3 +380,42 @@ def local_up(started: local.Local) -> None:
     exposed = [str(port) for port, what in started.ports().items() if "HAProxy" in what]
     haproxys = f", as do HAProxy's statistics and metrics ({' and '.join(exposed)})" if exposed else ""
     out.print(f"Ray ({started.port} and its workers' ports) listens on all interfaces{haproxys}: mind your firewall.")
+
+
+def moment(seconds: float) -> str:
+    """Return a time, given in seconds since 1970, as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _for(token: Token) -> str:
+    return "all" if token.deployments is None else ", ".join(token.deployments)
+
+
+def token_created(issued: Issued) -> None:
+    """Print a new token alone on standard output, and all about it on standard error."""
+    token = issued.token
+    where = f"Deployment {_for(token)}" if token.deployments else "all Deployments"
+    until = "it never expires" if token.expires_at is None else f"it expires at {moment(token.expires_at)}"
+    out.print(Text(issued.text))
+    err.print(
+        Text(f"Token {token.id} for {where}; {until}. Keep it now: it is shown only this once, and kept nowhere.")
+    )
+
+
+def tokens(found: Iterable[Token], now: float) -> None:
+    """Print a line for each token."""
+    table = _table("Id", "Name", "Deployments", "Created", "By", "Expires", "Expired")
+    for token in found:
+        expired = token.expired(now)
+        expires = "never" if token.expires_at is None else moment(token.expires_at)
+        cells = (token.id, token.name or "-", _for(token), moment(token.created_at), token.created_by, expires)
+        # As Text: a name is nobody's markup.
+        table.add_row(*map(Text, cells), Text("yes" if expired else "no", style="red" if expired else ""))
+    out.print(table)
+
+
+def tokens_revoked(gone: Iterable[Token]) -> None:
+    """Say which tokens are of no use any more."""
+    for token in gone:
+        out.print(Text(f"Revoked token {token.id}{f' ({token.name})' if token.name else ''}."))
+    out.print("Within a second, no request gets in with it any more.")

@@ -1,7 +1,9 @@
 """YAML as data, with the line of every key."""
 
 import math
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,3 +178,45 @@ class _Reader:
         if place not in self.reported:
             self.reported.add(place)
             self.problems.append(Problem(path_text(loc), message, line=place[0] + 1))
+
+
+def rewrite(path: str | Path, data: Mapping[str, Any]) -> None:
+    """Make a file say `data`, and leave its comments, its order and all that stays the same as they are.
+
+    The file is replaced at once, or not at all. Raises ConfigError if it can't be written.
+    """
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(read(path))
+    _become(document, data)
+    text = StringIO()
+    yaml.dump(document, text)
+    _replace(Path(path), text.getvalue())
+
+
+def _become(there: Any, wanted: Mapping[str, Any]) -> None:
+    for key in [key for key in there if key not in wanted]:
+        del there[key]
+    for key, value in wanted.items():
+        if isinstance(value, Mapping) and isinstance(there.get(key), dict):
+            _become(there[key], value)
+        elif key not in there or there[key] != value:
+            there[key] = value
+
+
+def _replace(path: Path, text: str) -> None:
+    target = path.resolve()
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        shutil.copymode(target, beside)
+        os.replace(beside, target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ConfigError.of(f"can't be written: {error.strerror}", str(path)) from None

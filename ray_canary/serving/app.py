@@ -10,7 +10,7 @@ from ray.serve import Application
 from ray_canary import config
 from ray_canary.bentos import BentoStore, store_path
 from ray_canary.instances import Catalogue
-from ray_canary.plan import TargetPlan, resolve
+from ray_canary.plan import SecretPlan, TargetPlan, resolve
 from ray_canary.serving import compile
 from ray_canary.serving.host import BentoHost
 from ray_canary.serving.ingress import Ingress, entry
@@ -32,9 +32,11 @@ class ServiceArgs(_Args):
 class VersionArgs(_Args):
     """What one version's application runs. An edit restarts this version, and no other."""
 
+    deployment: str = Field(default="", description="The Deployment whose version it is.")
     bento: str = Field(description="The Bento's full tag.")
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServiceArgs] = Field(description="All Bento services, each its own Serve deployment.")
+    secrets: list[SecretPlan] = Field(default=[], description="Its secrets, by name: values are on the nodes only.")
     attempt: int = Field(default=0, description="Raised by `ray-canary deploy` to try a version again that failed.")
 
 
@@ -74,7 +76,7 @@ def single_application(args: dict[str, Any]) -> Application:
 
 def _planned_version(target: TargetPlan) -> Application:
     prefix = compile.single_prefix(target.key)
-    options = {name: compile.service_deployment(service) for name, service in target.services.items()}
+    options = {name: compile.service_deployment(service, target) for name, service in target.services.items()}
     return _version(VersionArgs.model_validate(compile.version_args(target)), prefix, options)
 
 
@@ -86,7 +88,7 @@ def _version(args: VersionArgs, prefix: str, options: Mapping[str, Options]) -> 
         if name not in built:
             depends = {dependency: build(dependency) for dependency in args.services[name].depends}
             deployment: Any = serve.deployment(**_named(f"{prefix}{name}", options.get(name, {})))
-            built[name] = deployment(BentoHost).bind(args.bento, name, overrides, depends)
+            built[name] = deployment(BentoHost).bind(args.bento, name, overrides, depends, args.secrets)
         return built[name]
 
     return build(args.entry_service)

@@ -215,16 +215,25 @@ class _PlacedTasks:
 def _configure_logging() -> None:
     """Show BentoML's own log as `bentoml serve` does, and leave Serve's loggers alone.
 
-    BentoML's `configure_server_logging()` would disable every logger there is. Its access log stays off: Serve
-    writes one.
+    BentoML's `configure_server_logging()` would disable every logger there is, and `dictConfig` itself closes every
+    handler: Serve's would then drop what it is given, and the replica's log would end here. Its access log stays off:
+    Serve writes one.
     """
+    import copy
     import logging.config
 
     from bentoml._internal.log import SERVER_LOGGING_CONFIG
 
-    config = {key: SERVER_LOGGING_CONFIG[key] for key in ("version", "formatters", "filters", "handlers")}
-    loggers = {"bentoml": SERVER_LOGGING_CONFIG["loggers"]["bentoml"], "bentoml.access": {"level": "WARNING"}}
-    logging.config.dictConfig({**config, "loggers": loggers, "disable_existing_loggers": False})
+    parts = logging.config.DictConfigurator(copy.deepcopy(SERVER_LOGGING_CONFIG))
+    for kind, configure in (
+        ("formatters", parts.configure_formatter),
+        ("filters", parts.configure_filter),
+        ("handlers", parts.configure_handler),
+    ):
+        # Only what is taken out by its key has `ext://sys.stdout` read.
+        parts.config[kind] = {name: configure(parts.config[kind][name]) for name in parts.config[kind]}
+    parts.configure_logger("bentoml", parts.config["loggers"]["bentoml"])
+    logging.getLogger("bentoml.access").setLevel(logging.WARNING)
 
 
 def _describe(service: Any, *, is_main: bool) -> None:
@@ -243,7 +252,7 @@ def _set_envs(envs: Any, *, required: bool) -> None:
     if missing and required:
         raise MissingEnv(
             f"The Bento requires environment variables that are not set: {', '.join(missing)}. "
-            "Set them under `envs` in the Deployment file."
+            "Set them under `envs` in the Deployment file, or put them into a secret that it names."
         )
     for env in wanted:
         if env.value:

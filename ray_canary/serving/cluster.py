@@ -98,5 +98,5 @@ def _unreachable(address: str, error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip().rstrip(".") if lines else type(error).__name__
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)

@@ -48,12 +48,20 @@ def ingress_deployment(plan: Plan, settings: IngressSettings) -> Config:
     return {
         "name": INGRESS_DEPLOYMENT,
         "num_replicas": ingress.num_replicas,
-        "max_ongoing_requests": ingress.max_ongoing_requests,
+        "max_ongoing_requests": _ingress_requests(plan),
         "max_surge_percent": 100,
         "graceful_shutdown_timeout_s": plan.ray.hosts.graceful_shutdown_timeout_s,
         "ray_actor_options": {"num_cpus": ingress.num_cpus},
         "user_config": settings.model_dump(mode="json"),
     }
+
+
+def _ingress_requests(plan: Plan) -> int:
+    """Return how many requests an ingress replica takes at once: its own number, and all that may wait in a queue.
+
+    What it doesn't take waits in front of it, where it is nobody's turn.
+    """
+    return plan.ray.ingress.max_ongoing_requests + sum(target.max_queue_depth or 0 for target in plan.targets.values())
 
 
 def ingress_settings(plan: Plan) -> IngressSettings:
@@ -69,8 +77,15 @@ def ingress_settings(plan: Plan) -> IngressSettings:
         max_body_bytes=plan.ray.ingress.max_body_bytes,
         target_wait_s=plan.ray.ingress.target_wait_s,
         ingress_replicas=plan.ray.ingress.num_replicas,
+        access_authorization=plan.access_authorization,
         file=without_weights(plan.file),
     )
+
+
+def user_config(application: Config) -> Any:
+    """Return what an application's ingress is given; None if it has none."""
+    parts = (one for one in application.get("deployments") or () if one["name"] == INGRESS_DEPLOYMENT)
+    return next((one.get("user_config") for one in parts), None)
 
 
 def without_weights(file: Config) -> Config:
@@ -90,6 +105,7 @@ def target_settings(target: TargetPlan) -> TargetSettings:
         arm=target.arm,
         timeout_s=target.timeout_s,
         capacity=target.capacity,
+        max_queue_depth=target.max_queue_depth,
         cold_start_timeout_s=target.cold_start_timeout_s,
         scales_to_zero=target.services[target.entry_service].scaling.min_replicas == 0,
     )
@@ -102,23 +118,25 @@ def version_application(target: TargetPlan) -> Config:
         "route_prefix": None,
         "import_path": VERSION_IMPORT_PATH,
         "args": version_args(target),
-        "deployments": [service_deployment(service) for service in target.services.values()],
+        "deployments": [service_deployment(service, target) for service in target.services.values()],
     }
 
 
 def version_args(target: TargetPlan) -> Config:
     """Compile what `ray_canary:version` is given."""
     return {
+        "deployment": target.deployment,
         "bento": target.bento,
         "entry_service": target.entry_service,
         "services": {
             name: {"config_overrides": service.config_overrides, "depends": list(service.depends)}
             for name, service in target.services.items()
         },
+        "secrets": [secret.model_dump(mode="json") for secret in target.secrets],  # names only, never values
     }
 
 
-def service_deployment(service: ServicePlan, prefix: str = "") -> Config:
+def service_deployment(service: ServicePlan, target: TargetPlan, prefix: str = "") -> Config:
     """Compile one Bento service's deployment options, in Serve's own keys."""
     return {
         "name": f"{prefix}{service.name}",
@@ -127,8 +145,21 @@ def service_deployment(service: ServicePlan, prefix: str = "") -> Config:
         "rolling_update_percentage": service.rollout.rolling_update_percentage,
         "graceful_shutdown_timeout_s": service.graceful_shutdown_timeout_s,
         "autoscaling_config": service.scaling.model_dump(mode="json"),
-        "ray_actor_options": {**service.resources, "runtime_env": {"env_vars": service.envs}},
+        "ray_actor_options": {**service.resources, "runtime_env": {"env_vars": service.envs, **isolation(target)}},
     }
+
+
+def isolation(target: TargetPlan) -> Config:
+    """Compile what makes Ray build a Python environment for a version; nothing, if the version shares the cluster's.
+
+    A whole lock is installed as it is. What isn't one may need packages that it doesn't name. Neither says where
+    packages come from: each node's own uv configuration does, which may hold a password.
+    """
+    dependencies = target.dependencies
+    if not dependencies.packages:
+        return {}
+    options = ["--no-deps"] if dependencies.locked else []
+    return {"uv": {"packages": list(dependencies.packages), "uv_pip_install_options": options}}
 
 
 # The single-application form. ----------------------------------------------------------------------------------------
@@ -153,7 +184,7 @@ def single_settings(plan: Plan) -> IngressSettings:
 def single_application_config(plan: Plan) -> Config:
     """Compile a plan into one Serve application: a laptop's form. Its `args` are the Deployment file."""
     deployments = [
-        service_deployment(service, single_prefix(target.key))
+        service_deployment(service, target, single_prefix(target.key))
         for target in plan.targets.values()
         for service in target.services.values()
     ]

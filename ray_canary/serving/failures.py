@@ -1,8 +1,9 @@
 """The Bento's own traceback, without our frames, Serve's and BentoML's, and how to find it in what Serve reports."""
 
 import re
+import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,27 +21,46 @@ _MACHINERY: Final = re.compile(
     r"|^<frozen importlib"
     rf"|^{re.escape(str(Path(__file__).parent))}/"
 )
+#: What an installer said, in Ray's report of a runtime environment that it could not create (ray 2.60.0).
+_NO_ENVIRONMENT: Final = re.compile(
+    r"runtime env failed to be created\..*Last \d+ lines of stdout:\n((?:[ \t]+\S[^\n]*\n?|[ \t]*\n)+)", re.DOTALL
+)
+_LATE_ENVIRONMENT: Final = re.compile(r"Failed to install runtime_env within the timeout of (\d+) seconds")
+_NOT_BUILT: Final = "The Python environment of its own could not be built:"
 
 
 class BentoFailed(Exception):
     """The Bento's own code failed while it started."""
 
 
-def describe(bento: str, service: str, error: BaseException) -> str:
-    """Return a text that says which Bento failed and where in its own code."""
+def describe(bento: str, service: str, error: BaseException, hide: Callable[[str], str] = str) -> str:
+    """Return a text that says which Bento failed and where in its own code; `hide` takes the secrets out of it."""
     trace = traceback.TracebackException.from_exception(error)
     for each in _related(trace):
         own = [frame for frame in each.stack if not _MACHINERY.search(frame.filename)]
         each.stack = traceback.StackSummary.from_list(own)
-    lines = "".join(trace.format()).rstrip().replace(_HEADER, _OUR_HEADER)
+    lines = hide("".join(trace.format())).rstrip().replace(_HEADER, _OUR_HEADER)
     return f"{service} of Bento {bento} failed to start\n{_BEGINS}\n{lines}\n{_ENDS}"
 
 
 def find(message: str) -> str | None:
-    """Return the Bento's own failure out of a message of Serve's, or None if there is none in it."""
+    """Return the Bento's own failure out of a message of Serve's, or None if there is none in it.
+
+    That its Python environment could not be built is one too: then the installer's own words are returned.
+    """
     if _BEGINS not in message:
-        return None
+        return _environment(message)
     return message.split(_BEGINS, 1)[1].split(_ENDS, 1)[0].strip("\n").replace(_OUR_HEADER, _HEADER)
+
+
+def _environment(message: str) -> str | None:
+    if late := _LATE_ENVIRONMENT.search(message):
+        return f"{_NOT_BUILT}\nit took longer than {late[1]} seconds"
+    found = _NO_ENVIRONMENT.search(message)
+    if found is None:
+        return None
+    said = [line for line in textwrap.dedent(found[1]).splitlines() if line and not line.startswith("Using Python ")]
+    return "\n".join((_NOT_BUILT, *said))
 
 
 def _related(trace: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ray_canary.errors import Conflict, DoesNotFit
 from ray_canary.plan import Plan
 from ray_canary.serving.compile import VERSION_IMPORT_PATH
+from ray_canary.serving.release import Release
 from ray_canary.serving.state import OURS, OnCluster
 
 Resources = Mapping[str, float]
@@ -12,6 +13,24 @@ _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 #: What Ray adds to the demand of a replica that names an accelerator: a mark of the node, of which it takes hardly any.
 _ACCELERATOR = "accelerator_type:"
 _MARK = 0.001
+
+
+def check_release(release: Release, cluster: OnCluster) -> None:
+    """Refuse a revision whose name or route somebody else has meanwhile.
+
+    Raises:
+        Conflict: with every conflict.
+    """
+    found = []
+    for name, there in cluster.applications.items():
+        if there.going:
+            continue
+        if name in (one["name"] for one in release.applications) and there.import_path not in OURS:
+            found.append(f"the cluster has an application {name!r} of somebody else's ({there.import_path})")
+        elif name != release.name and there.route_prefix == release.ingress.get("route_prefix", "/"):
+            found.append(f"the route {there.route_prefix!r} is taken by application {name!r}")
+    if found:
+        raise Conflict("\n".join(found))
 
 
 def check_conflicts(plan: Plan, cluster: OnCluster) -> None:

@@ -6,18 +6,21 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ray_canary.serving import bento_app, exchange, failures, tasks
+from ray_canary.plan import SecretPlan
+from ray_canary.serving import bento_app, exchange, failures, secrets, tasks
 from ray_canary.serving.bridge import Bridge
 from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.http import error_body
+from ray_canary.serving.redaction import Redactor
 from ray_canary.serving.serve_private import HandleTransport
 from ray_canary.serving.transport import Transport
 from ray_canary.serving.websocket_host import Socket
@@ -37,22 +40,32 @@ class BentoHost:
         service: str,
         config_overrides: Mapping[str, Any],
         depends: Mapping[str, DeploymentHandle[Any]],
+        wanted: Sequence[SecretPlan] = (),
     ) -> None:
         self._tag = bento
         self._folder = OwnFolder()
+        self._hide = Redactor()
         connect = {name: partial(self.connect, handle) for name, handle in depends.items()}
         self._bridge = Bridge(self._folder.path / "bridge", connect)
         try:
-            await self._start(bento, service, config_overrides)
+            await self._start(bento, service, config_overrides, wanted)
         except (Exception, SystemExit) as error:
             await self._clean_up()
-            raise failures.BentoFailed(failures.describe(bento, service, error)) from None
+            raise failures.BentoFailed(failures.describe(bento, service, error, self._hide)) from None
         except BaseException:
             await self._clean_up()
             raise
 
-    async def _start(self, bento: str, service: str, overrides: Mapping[str, Any]) -> None:
+    async def _start(
+        self, bento: str, service: str, overrides: Mapping[str, Any], wanted: Sequence[SecretPlan]
+    ) -> None:
         self._folder.use()
+        if wanted:
+            found = secrets.look_up(wanted, os.environ, node_address())
+            # Before anything of the Bento's runs, so that nothing of it is logged unread.
+            self._hide = Redactor(found.values)
+            self._hide.watch_logs()
+            found.use(self._folder.path, own_envs())
         await self._bridge.start()
         load = partial(bento_app.load, task_prefix=self.place().prefix())
         self._app = await asyncio.to_thread(
@@ -112,6 +125,18 @@ class BentoHost:
         sentence = "Not Found: there is no such task in this replica; results are kept for a day"
         headers, body = error_body(sentence)
         return Head(404, headers, self._tag, body, False)
+
+
+def node_address() -> str:
+    """Return the address of the node that this runs on, as Ray knows it."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+def own_envs() -> frozenset[str]:
+    """Return the environment variables that the Deployment file gives this replica: they win over secrets."""
+    if not ray.is_initialized():
+        return frozenset()
+    return frozenset(ray.get_runtime_context().runtime_env.get("env_vars") or ())
 
 
 class OwnFolder:

@@ -37,6 +37,15 @@ class BodyTooLarge(Exception):
     """A request body is larger than the limit."""
 
 
+class Refused(Exception):
+    """A request that is answered without asking a target."""
+
+    def __init__(self, status: int, sentence: str, headers: HeaderList | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.headers = headers
+
+
 async def read_body(receive: Receive, limit: int | None) -> bytes:
     """Read a whole request body of at most `limit` bytes (None: no limit).
 

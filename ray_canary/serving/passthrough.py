@@ -9,11 +9,13 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from ray_canary.serving import websocket
+from ray_canary.serving.access import VERSION_HEADER, Gate
 from ray_canary.serving.dispatch import Answer, Dispatcher, Reason, Unanswered
 from ray_canary.serving.http import (
     BodyTooLarge,
     Disconnected,
     Receive,
+    Refused,
     Scope,
     Send,
     end_to_end,
@@ -25,13 +27,13 @@ from ray_canary.serving.http import (
 )
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import HeaderList, Request
+from ray_canary.tokens import carries_token
 
 logger = logging.getLogger("ray.serve")
 
 #: Given a target, a reason and a status: an answer was sent.
 Record = Callable[[str, str, int], None]
 
-VERSION_HEADER: Final = b"x-bento-version"
 TAG_HEADER: Final = b"x-bento-tag"
 SPLIT_HEADER: Final = b"x-bento-split"
 _OURS: Final = frozenset({VERSION_HEADER, TAG_HEADER, SPLIT_HEADER})
@@ -65,14 +67,6 @@ _SERVES_OWN: Final = frozenset(
 _MAX_DIGITS: Final = 20
 
 
-class Refused(Exception):
-    """A request that is answered without asking a target."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
 class CutOff(Exception):
     """A replica broke after its response had begun: the connection is closed without a proper end."""
 
@@ -84,13 +78,10 @@ async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, requ
     though it is one of Serve's own, because the split goes by it.
 
     Raises:
-        Refused: the body is larger than `max_body_bytes` (413), its Content-Length is none (400), or the request asks
-            for what isn't to be had (403).
+        Refused: the body is larger than `max_body_bytes` (413), or its Content-Length is none (400).
         Disconnected: the client left.
     """
     headers: HeaderList = scope["headers"]
-    if any(name == VERSION_HEADER for name, _ in headers):
-        raise Refused(403, "Forbidden: pinning a version with X-Bento-Version needs an access token")
     if _declared_size(headers) > max_body_bytes:
         raise _too_large(max_body_bytes)
     try:
@@ -98,7 +89,11 @@ async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, requ
     except BodyTooLarge:
         raise _too_large(max_body_bytes) from None
     path, raw_path = without_prefix(scope)
-    passed_on = end_to_end(headers, _SERVES_OWN - {keep})
+    passed_on = [
+        (name, value)
+        for name, value in end_to_end(headers, _SERVES_OWN - {keep})
+        if name != VERSION_HEADER and not (name == b"authorization" and carries_token(value))
+    ]
     if keep != b"x-request-id":
         passed_on.append((b"x-request-id", request_id.encode()))
     return Request(scope["method"], path, raw_path, scope["query_string"], passed_on, body, scope.get("client"))
@@ -151,66 +146,70 @@ class PassThrough:
         dispatcher: Callable[[], Dispatcher],
         request_id: Callable[[], str],
         record: Record,
+        gate: Gate,
         address: Callable[[], str] = lambda: "127.0.0.1",
     ) -> None:
         """`address` tells where replicas reach this process; they do for websockets."""
         self._sockets = websocket.Sockets(address)
         self._dispatcher = dispatcher
+        self._gate = gate
         self._request_id = request_id
         self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request, or carry one websocket."""
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-            return
         arrived = time.monotonic()
         dispatcher = self._dispatcher()
+        if scope["type"] == "websocket":
+            await self._websocket(dispatcher, scope, receive, send)
+            return
         try:
+            pinned = self._gate.admit(scope["headers"], dispatcher.settings, dispatcher.targets)
             request = await self._read(dispatcher, scope, receive)
         except Refused as error:
-            await send_error(send, error.status, str(error))
+            await send_error(send, error.status, str(error), error.headers)
             return
         except Disconnected:
             return
-        if dispatcher.lives(request):
+        if dispatcher.lives(request) and pinned is None:
             await send_alive(send, [(SPLIT_HEADER, Reason.SYSTEM.encode())])
             return
-        answering = self._answer(dispatcher, request, arrived, send)
+        answering = self._answer(dispatcher, request, arrived, pinned, send)
         if any(name == _DISCONNECT_DISABLED for name, _ in scope["headers"]):
             await while_connected(answering, receive)
         else:
             await answering  # Serve cancels it when the client leaves.
 
-    async def _answer(self, dispatcher: Dispatcher, request: Request, arrived: float, send: Send) -> None:
+    async def _answer(
+        self, dispatcher: Dispatcher, request: Request, arrived: float, pinned: str | None, send: Send
+    ) -> None:
         try:
-            answer = await dispatcher.answer(request, arrived)
+            answer = await dispatcher.answer(request, arrived, pinned)
         except Unanswered as error:
             if error.status == 502:
                 logger.error("%s", error)
             self._record(error.target, error.reason, error.status)
-            await send_error(send, error.status, str(error), _split_headers(error.target, error.reason))
+            await send_error(send, error.status, str(error), _headers_of(error))
         else:
             self._record(answer.target.key, answer.reason, answer.head.status)
             await _relay(answer, send)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one websocket; its handshake is read, and let in, as any request is."""
         arrived = time.monotonic()
-        dispatcher = self._dispatcher()
         await receive()
         try:
+            pinned = self._gate.admit(scope["headers"], dispatcher.settings, dispatcher.targets)
             request = await self._read(dispatcher, {**scope, "method": "GET"}, websocket.no_body)
         except Refused as error:
-            await websocket.deny(scope, send, error.status, str(error))
+            await websocket.deny(scope, send, error.status, str(error), error.headers)
             return
         async with self._sockets.switchboard.line(websocket.subprotocols(scope)) as (request.line, connected):
             try:
-                answer = await dispatcher.answer(request, arrived)
+                answer = await dispatcher.answer(request, arrived, pinned)
             except Unanswered as error:
                 self._record(error.target, error.reason, error.status)
-                ours = _split_headers(error.target, error.reason)
-                await websocket.deny(scope, send, error.status, str(error), ours)
+                await websocket.deny(scope, send, error.status, str(error), _headers_of(error))
                 return
             self._record(answer.target.key, answer.reason, answer.head.status)
             if answer.head.status == websocket.ACCEPTED:
@@ -231,7 +230,12 @@ async def _relay(answer: Answer, send: Send) -> None:
     except Broken as error:
         raise CutOff(f"{answer.target.key} broke in the middle of a response: {error}") from error
     finally:
-        answer.target.in_flight -= 1
+        answer.end()
+
+
+def _headers_of(error: Unanswered) -> HeaderList:
+    again = [] if error.retry_after_s is None else [(b"retry-after", str(error.retry_after_s).encode())]
+    return [*again, *_split_headers(error.target, error.reason)]
 
 
 def _headers(answer: Answer) -> HeaderList:

@@ -1,17 +1,18 @@
-"""Puts a plan on the cluster, step by step, and watches until it stands. Every step is a complete, valid state."""
+"""Puts a release on the cluster, step by step, and watches until it stands. Every step is a complete, valid state."""
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from ray_canary.errors import DeployFailed, NotFound
-from ray_canary.plan import Plan
-from ray_canary.serving import compile, fitting
+from ray_canary.plan import MAIN, Plan
+from ray_canary.serving import capacity, compile, fitting
+from ray_canary.serving.adoption import adopt
 from ray_canary.serving.changes import Change, Effect, changes
 from ray_canary.serving.cluster import Cluster
-from ray_canary.serving.compile import INGRESS_DEPLOYMENT, Config
+from ray_canary.serving.compile import INGRESS_DEPLOYMENT, Config, user_config
+from ray_canary.serving.release import Release
+from ray_canary.serving.revisions import Revisions
 from ray_canary.serving.state import ApplicationState, Live, OnCluster
 
 #: Seconds between two looks at the cluster.
@@ -41,95 +42,163 @@ class Progress:
 Report = Callable[[tuple[Progress, ...]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a release is put on the cluster.
+
+    `at_once` moves the weights without waiting for the replicas that they need; `whole` tries versions again that
+    failed, and waits until every part is ready, not only until the split is in force; `wait` waits for anything at all.
+    `timeout_s` is for everything.
+    """
+
+    wait: bool = True
+    at_once: bool = False
+    whole: bool = True
+    timeout_s: float = 3600
+
+
 def preview(plan: Plan, cluster: OnCluster) -> tuple[Change, ...]:
     """Return what deploying `plan` would do to its applications; nobody else's change."""
-    names = {plan.name, *(target.application for target in plan.targets.values()), *leftovers(plan, cluster)}
+    return _changes(Release.of(adopt(plan, cluster)), cluster)
+
+
+def _changes(release: Release, cluster: OnCluster) -> tuple[Change, ...]:
+    names = {*(one["name"] for one in release.applications), *leftovers(release, cluster)}
     before = {
         name: state.config
         for name, state in cluster.applications.items()
         if name in names and state.config and not state.going
     }
-    return changes(before, {application["name"]: application for application in wanted(plan, cluster)})
+    return changes(before, {application["name"]: application for application in wanted(release, cluster)})
 
 
-def wanted(plan: Plan, cluster: OnCluster) -> list[Config]:
-    """Return the applications that deploying `plan` asks Serve for.
+def wanted(release: Release, cluster: OnCluster, *, again: bool = True) -> list[Config]:
+    """Return the applications that deploying `release` asks Serve for, the ingress's first.
 
     Serve does nothing about an application that failed and is submitted again as it was. Whoever deploys it again means
     it to be tried again, so such a version gets the number of the attempt into its `args`, and keeps it from then on.
+    Who only moves weights doesn't mean that: without `again` none is tried again.
     """
-    applications: list[Config] = compile.serve_config(plan)["applications"]
-    for application in applications:
-        there = cluster.applications.get(application["name"])
-        if there is None or there.config is None or application["import_path"] != compile.VERSION_IMPORT_PATH:
-            continue
-        args = dict(there.config.get("args") or {})
-        attempt = int(args.pop("attempt", 0))
-        if args == application["args"]:
-            attempt += there.status == "DEPLOY_FAILED" and _same_deployments(there.config, application)
-            application["args"] = {**application["args"], **({"attempt": attempt} if attempt else {})}
-    return applications
+    return [release.ingress, *(_with_attempt(one, cluster, again) for one in release.versions)]
+
+
+def _with_attempt(application: Config, cluster: OnCluster, again: bool) -> Config:
+    there = cluster.applications.get(application["name"])
+    if there is None or there.config is None or application["import_path"] != compile.VERSION_IMPORT_PATH:
+        return application
+    args = dict(there.config.get("args") or {})
+    attempt = int(args.pop("attempt", 0))
+    bare = {key: value for key, value in application["args"].items() if key != "attempt"}
+    if args != bare:
+        return {**application, "args": bare}
+    attempt += again and there.status == "DEPLOY_FAILED" and _same_deployments(there.config, application)
+    return {**application, "args": {**bare, **({"attempt": attempt} if attempt else {})}}
 
 
 def _same_deployments(one: Config, other: Config) -> bool:
     return bool(one.get("deployments") == other.get("deployments"))
 
 
-def leftovers(plan: Plan, cluster: OnCluster) -> frozenset[str]:
-    """Return the applications of this Deployment's versions that `plan` has no use for."""
-    wanted = {target.application for target in plan.targets.values()}
-    there = cluster.versions_of(plan.name)
-    return frozenset(name for name in there - wanted if not cluster.applications[name].going)
+def leftovers(release: Release, cluster: OnCluster) -> frozenset[str]:
+    """Return the applications of this Deployment's versions that `release` has no use for."""
+    used = {application["name"] for application in release.versions}
+    there = cluster.versions_of(release.name)
+    return frozenset(name for name in there - used if not cluster.applications[name].going)
 
 
 class Rollout:
     """Changes what is on one cluster."""
 
-    def __init__(self, cluster: Cluster, report: Report = lambda _: None) -> None:
+    def __init__(
+        self, cluster: Cluster, report: Report = lambda _: None, revisions: Callable[[str], Revisions] | None = None
+    ) -> None:
+        """`revisions` keeps what is deployed; without it nothing is kept."""
         self._cluster = cluster
         self._report = report
+        self._revisions = revisions
 
-    def deploy(self, plan: Plan, *, check_fit: bool = True, wait: bool = True, timeout_s: float = 3600) -> None:
-        """Deploy a plan: new versions up, the split over, versions that are no longer wanted gone.
-
-        A version that goes leaves the split first: its application is deleted only when every ingress replica has
-        the new split.
+    def deploy(
+        self, plan: Plan, *, check_fit: bool = True, wait: bool = True, timeout_s: float = 3600, cause: str = "deploy"
+    ) -> None:
+        """Deploy a plan; see `put`.
 
         Raises:
             Conflict, DoesNotFit: before anything is touched.
             DeployFailed: a version failed, or the time ran out; the others go on serving.
         """
         before = self._cluster.state()
+        plan = adopt(plan, before)
         fitting.check_conflicts(plan, before)
         if check_fit:
             fitting.check_fit(plan, before, self._cluster.resources())
-        found = preview(plan, before)
-        applications = wanted(plan, before)
-        config = {key: value for key, value in compile.serve_config(plan).items() if key != "applications"}
-        deadline = time.monotonic() + timeout_s
-        self._cluster.submit(before.merged(applications, **config))
-        if going := leftovers(plan, before):
-            self._until_in_force(plan.name, applications[0], deadline)
-            self._cluster.submit(self._cluster.state().merged(applications, going, **config))
-        if wait:
-            self._until_ready(plan, _Watch(plan, applications, before, found), deadline)
+        self.put(Release.of(plan), before, cause, Options(wait=wait, timeout_s=timeout_s))
 
-    def set_weights(self, live: Live, weights: Mapping[str, int], timeout_s: float = 30) -> None:
-        """Change the weights of a live Deployment and wait until every ingress replica has them.
+    def put(self, release: Release, before: OnCluster, cause: str, options: Options) -> None:
+        """Put a release on the cluster, where `before` is now.
+
+        A Deployment that serves already is changed in three steps:
+
+        1. New and changed versions, with as many replicas as their new share needs. It is waited for those whose share
+           grows; until then nobody's share changes.
+        2. The split. It is waited until every ingress replica has it.
+        3. Versions that are no longer wanted go: nobody sends them anything any more.
 
         Raises:
-            ValidationError: they can't be; nothing was touched.
-            DeployFailed: they are not in force in time.
+            DeployFailed: a version failed, or the time ran out. In the first step the split is still what it was.
         """
-        split = live.settings.split.model_copy(update={"weights": dict(weights)})
-        settings = live.settings.model_copy(update={"split": split})
-        self._submit_settings(live, type(settings).model_validate(settings.model_dump()), timeout_s)
+        deadline = time.monotonic() + options.timeout_s
+        found = _changes(release, before)
+        release = replace(release, versions=tuple(wanted(release, before, again=options.whole)[1:]))
+        live = before.live().get(release.name)
+        serves = live is not None and _serves(live)
+        floors: tuple[capacity.Need, ...] = ()
+        if live is not None and serves and options.wait and not options.at_once:
+            floors = capacity.needs(live, release)
+            self._versions_first(release, before, floors, found, deadline)
+        if self._revisions is not None:
+            release = release.numbered(self._revisions(release.name).add(release, cause))
+        slowly = capacity.sinks_quickly(release, floors)
+        self._submit(release, floors if slowly else ())
+        going = leftovers(release, before)
+        if going or (options.wait and (serves or not options.whole)):
+            self._until_in_force(release.name, release.ingress, deadline)
+        if going:
+            self._cluster.submit(self._cluster.state().merged([], going, **release.options))
+        if slowly:
+            # Until Serve has seen the load that the new replicas are for.
+            time.sleep(min(capacity.SEEN_AFTER_S, max(0.0, deadline - time.monotonic())))
+            self._submit(release)
+        if options.wait and options.whole:
+            self._until_ready(release, _Watch(release, release.applications, before, found), deadline)
+
+    def _versions_first(
+        self,
+        release: Release,
+        before: OnCluster,
+        floors: tuple[capacity.Need, ...],
+        found: tuple[Change, ...],
+        deadline: float,
+    ) -> None:
+        versions = capacity.raised(list(release.versions), floors)
+        short = any(need.short for need in floors)
+        if not short and all(_there(before, one) for one in versions):
+            return
+        self._cluster.submit(before.merged(versions, **release.options))
+        if grows := frozenset(need.application for need in floors):
+            watch = _Watch(release, versions, before, found, only=grows)
+            self._until_ready(release, watch, deadline, consequence="the split stays as it was")
+
+    def _submit(self, release: Release, floors: tuple[capacity.Need, ...] = ()) -> None:
+        applications = capacity.raised(release.applications, floors)
+        self._cluster.submit(self._cluster.state().merged(applications, **release.options))
 
     def terminate(self, live: Live, timeout_s: float = 30) -> None:
         """Take all versions down. The ingress stays, keeps name and route, and answers 503."""
-        self._submit_settings(live, live.settings.model_copy(update={"terminated": True}), timeout_s)
-        state = self._cluster.state()
-        self._cluster.submit(state.merged([], frozenset(live.version_applications)))
+        release = Release.of_live(live)
+        release = release.with_settings(live.settings.model_copy(update={"terminated": True}))
+        self._cluster.submit(self._cluster.state().merged([release.ingress]))
+        self._until_in_force(live.name, release.ingress, time.monotonic() + timeout_s)
+        self._cluster.submit(self._cluster.state().merged([], frozenset(live.version_applications)))
 
     def delete(self, live: Live) -> None:
         """Take a Deployment off the cluster, and leave everything else as it is."""
@@ -144,23 +213,11 @@ class Rollout:
                 raise DeployFailed(f"Still there after {timeout_s:g} s, most likely ending requests: {_list(left)}")
             time.sleep(LOOK_EVERY_S)
 
-    def _submit_settings(self, live: Live, settings: Any, timeout_s: float) -> None:
-        application = copy.deepcopy(live.ingress.config) or {}
-        deployments = application.setdefault("deployments", [])
-        if all(deployment["name"] != INGRESS_DEPLOYMENT for deployment in deployments):
-            # The single-application form may leave all options to its builder.
-            deployments.append({"name": INGRESS_DEPLOYMENT})
-        for deployment in deployments:
-            if deployment["name"] == INGRESS_DEPLOYMENT:
-                deployment["user_config"] = settings.model_dump(mode="json")
-        self._cluster.submit(self._cluster.state().merged([application]))
-        self._until_in_force(live.name, application, time.monotonic() + timeout_s)
-
     def _until_in_force(self, name: str, application: Config, deadline: float) -> None:
-        submitted = _user_config(application)
+        submitted = user_config(application)
         while True:
             state = self._cluster.state().applications.get(name)
-            if state is None or state.going or _user_config(state.config or {}) != submitted:
+            if state is None or state.going or user_config(state.config or {}) != submitted:
                 raise DeployFailed(f"Somebody else changed {name} in the meantime; see `ray-canary get {name}`")
             if _in_force(state, application):
                 return
@@ -168,7 +225,7 @@ class Rollout:
                 raise DeployFailed(f"The ingress of {name} doesn't have the new split; see `ray-canary get {name}`")
             time.sleep(LOOK_EVERY_S / 5)
 
-    def _until_ready(self, plan: Plan, watch: "_Watch", deadline: float) -> None:
+    def _until_ready(self, release: Release, watch: "_Watch", deadline: float, consequence: str | None = None) -> None:
         while True:
             progress = tuple(watch.look(self._cluster.state()))
             self._report(progress)
@@ -176,46 +233,58 @@ class Rollout:
                 break
             if time.monotonic() > deadline:
                 late = [f"{part.part} ({part.running} of {part.wanted} replicas)" for part in progress if not part.over]
-                raise DeployFailed(f"Not ready in time: {', '.join(late)}")
+                then = f"; {consequence}" if consequence else ""
+                raise DeployFailed(f"Not ready in time: {', '.join(late)}{then}")
             time.sleep(LOOK_EVERY_S)
         if failed := [part for part in progress if part.status == "failed"]:
-            raise DeployFailed("\n".join(_failure(part, plan) for part in failed))
+            raise DeployFailed("\n".join(_failure(part, release, consequence) for part in failed))
 
 
 class _Watch:
-    """Tells how far each part of a plan is, given what was there before."""
+    """Tells how far each part of a release is, given what was there before."""
 
-    def __init__(self, plan: Plan, applications: list[Config], before: OnCluster, found: tuple[Change, ...]) -> None:
-        self._entries = {plan.name: INGRESS_DEPLOYMENT} | {
-            t.application: t.entry_service for t in plan.targets.values()
-        }
+    def __init__(
+        self,
+        release: Release,
+        applications: list[Config],
+        before: OnCluster,
+        found: tuple[Change, ...],
+        only: frozenset[str] | None = None,
+    ) -> None:
+        """`only` names the applications to look at; without it, all are."""
+        targets = release.settings.targets
+        parts = {release.name: ("ingress", INGRESS_DEPLOYMENT)}
+        parts |= {target.application: (key, target.deployment) for key, target in targets.items() if target.application}
+        self._parts = {name: part for name, part in parts.items() if only is None or name in only}
         self._before = before
         self._restarts = {(one.application, one.deployment) for one in found if one.effect is Effect.RESTART}
         self._applications = {application["name"]: application for application in applications}
-        self._parts = {plan.name: "ingress", **{t.application: t.key for t in plan.targets.values()}}
 
     def look(self, now: OnCluster) -> Iterator[Progress]:
         """Yield the progress of the ingress and of every target."""
-        for name, part in self._parts.items():
-            yield self._progress(name, part, now.applications.get(name))
+        for name, (part, entry) in self._parts.items():
+            yield self._progress(name, part, entry, now.applications.get(name))
 
-    def _progress(self, name: str, part: str, state: ApplicationState | None) -> Progress:
+    def _progress(self, name: str, part: str, entry: str, state: ApplicationState | None) -> Progress:
         wanted = self._applications[name]
-        names = [deployment["name"] for deployment in wanted["deployments"]]
+        floors = {one["name"]: _floor(one) for one in wanted["deployments"]}
         if state is None or state.going:
-            return Progress(part, "waiting", 0, len(names))
-        deployments = [state.deployments.get(name) for name in names]
+            return Progress(part, "waiting", 0, len(floors))
+        deployments = [state.deployments.get(name) for name in floors]
         running = sum(one.running for one in deployments if one)
-        target = sum(one.target if one else 1 for one in deployments)
+        target = sum(max(one.target, floors[one.name]) if one else 1 for one in deployments)
         # The application's own status changes with the PUT; its deployments show what was before for a moment.
         if state.status == "DEPLOY_FAILED" and self._is_new(name, state):
-            entry = state.deployments.get(self._entries[name])
-            serves = bool(entry and entry.running)
-            return Progress(part, "failed", running, target, state.failure, serves)
+            first = state.deployments.get(entry)
+            return Progress(part, "failed", running, target, state.failure, bool(first and first.running))
         # Where the replicas from before are what is wanted (after an update that failed), none is replaced.
         done = state.status == "RUNNING" and self._is_new(name, state)
         ready = all(
-            one and one.settled and (done or not self._old_ones_left(name, one.name, state)) for one in deployments
+            one
+            and one.settled
+            and one.running >= floors[one.name]
+            and (done or not self._old_ones_left(name, one.name, state))
+            for one in deployments
         )
         if part == "ingress":
             ready = ready and _in_force(state, wanted)
@@ -234,10 +303,25 @@ class _Watch:
         return any(r.id in old and r.state != "STOPPING" for r in state.deployments[deployment].replicas)
 
 
-def _user_config(application: Config) -> Any:
-    """Return what the ingress of an application is given."""
-    parts = (one for one in application.get("deployments") or () if one["name"] == INGRESS_DEPLOYMENT)
-    return next((one.get("user_config") for one in parts), None)
+def _floor(deployment: Config) -> int:
+    """Return how many replicas a deployment has at least, once it stands."""
+    return int((deployment.get("autoscaling_config") or {}).get("min_replicas") or 0)
+
+
+def _serves(live: Live) -> bool:
+    """Whether a Deployment answers, so that a change of it has something to disturb."""
+    entry = live.ingress.deployments.get(INGRESS_DEPLOYMENT)
+    return not (live.rejected or live.single or live.ingress.going or live.settings.terminated) and bool(
+        entry and entry.running
+    )
+
+
+def _there(cluster: OnCluster, application: Config) -> bool:
+    """Whether an application is on the cluster exactly so."""
+    state = cluster.applications.get(application["name"])
+    if state is None or state.going or not state.config or state.status == "DEPLOY_FAILED":
+        return False
+    return all(one.effect is Effect.NONE for one in changes({state.name: state.config}, {state.name: application}))
 
 
 def _in_force(state: ApplicationState | None, application: Config) -> bool:
@@ -245,23 +329,24 @@ def _in_force(state: ApplicationState | None, application: Config) -> bool:
     if state is None:
         raise NotFound(f"The cluster has no application {application['name']}")
     entry = state.deployments.get(INGRESS_DEPLOYMENT)
-    if entry is None or entry.user_config != _user_config(application):
+    if entry is None or entry.user_config != user_config(application):
         return False
     # The controller shows a new user_config at once, and the deployment as UPDATING until every replica has it.
     return entry.status == "HEALTHY" and entry.settled and entry.running > 0
 
 
-def _failure(part: Progress, plan: Plan) -> str:
+def _failure(part: Progress, release: Release, consequence: str | None) -> str:
     if part.part == "ingress":
         return f"The ingress failed:\n{part.trouble}"
-    share = plan.weights()[part.part]
+    settings = release.settings
+    share = settings.split.shares()[part.part]
     rest = (
-        "requests to it get 503" if part.part == "main" else f"its {share} % of requests go to main until it is healthy"
+        "requests to it get 503" if part.part == MAIN else f"its {share} % of requests go to main until it is healthy"
     )
     if part.serves:
         rest = "its replicas from before go on serving"
-    return f"{part.part} ({plan.targets[part.part].bento}) failed; {rest}:\n{part.trouble}"
+    return f"{part.part} ({settings.targets[part.part].bento}) failed; {consequence or rest}:\n{part.trouble}"
 
 
-def _list(names: frozenset[str] | set[str]) -> str:
+def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))

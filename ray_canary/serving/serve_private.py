@@ -3,9 +3,10 @@
 Checked against ray 2.60.0. Public handles don't say how many replicas they can reach now
 (`running_replicas_populated()` turns true once and stays so), and asking the controller costs tens of milliseconds.
 The handle's own router is told by the controller within milliseconds of every change, so the ingress reads the router's
-replica set. Nor do they say whether a replica has accepted a request: a router whose replica dies before it did goes on
-looking for another one, without limit. Nor can they send to a replica that the caller names: `choose_replica()` leaves
-the choice to the router. The id of the request under way has no public reader either.
+replica set. Nor do they say whether a replica has accepted a request, and which: a router whose replica dies before it
+did goes on looking for another one, without limit. Nor can they send to a replica that the caller names:
+`choose_replica()` leaves the choice to the router. Nor can anybody but a router count a request as waiting, which
+Serve's autoscaling goes by. The id of the request under way has no public reader either.
 `tests/unit/serving/test_serve_private.py` fails when these move.
 """
 
@@ -18,7 +19,7 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ray_canary.serving.transport import Broken, Gone, NotSent
+from ray_canary.serving.transport import Broken, Call, Gone, NotSent
 from ray_canary.serving.wire import MAX_PIECE, Head, Request
 
 logger = logging.getLogger("ray.serve")
@@ -42,6 +43,7 @@ class HandleTransport:
         self._by_value = self._handle.options(method_name="answer", stream=True, _by_reference=False)
         self._by_reference = self._handle.options(method_name="answer", stream=True, _by_reference=True)
         self._router: Any = self._handle._router._asyncio_router  # type: ignore[union-attr]
+        self._loop: Any = self._handle._router.event_loop  # type: ignore[union-attr]
         self._current: dict[Any, Any] = {}
         #: Every replica by its own id, the latest last; those that have left may be draining.
         self._known: dict[str, Any] = {}
@@ -63,6 +65,27 @@ class HandleTransport:
     def seen(self) -> bool:
         """Whether the router has ever had a replica."""
         return bool(self._handle.running_replicas_populated())
+
+    def waits(self, by: int) -> None:
+        """Count `by` more requests as waiting, as the router itself does with those that it has no replica for."""
+        # The router has an event loop of its own unless Serve is told otherwise, and its count has no lock.
+        self._loop.call_soon_threadsafe(self._count, by)
+
+    def _count(self, by: int) -> None:
+        metrics = self._router._metrics_manager
+        step = metrics.inc_num_queued_requests if by > 0 else metrics.dec_num_queued_requests
+        for _ in range(abs(by)):
+            step()
+        if by > 0 and metrics.should_send_scaled_to_zero_optimized_push(curr_num_replicas=self.routable):
+            metrics.push_autoscaling_metrics_to_controller()
+
+    def drains(self, call: Call) -> bool:
+        """Whether the replica that has `call` takes no other ones any more."""
+        actor = call.actor_id if isinstance(call, HandleCall) else None
+        router = self._router.request_router
+        if actor is None or router is None:
+            return False
+        return all(replica.actor_id != actor for replica in router.curr_replicas.values())
 
     def send(self, request: Request) -> "HandleCall":
         """Hand `request` to the router, or past it to the one replica that the request is for."""
@@ -154,6 +177,17 @@ class HandleCall:
         self._transport = transport
         self._lost = 0
         self._looking: asyncio.TimerHandle | None = None
+
+    @property
+    def actor_id(self) -> Any:
+        """Which replica has accepted the call; None as long as none has."""
+        accepted = self._responses._replica_result_future
+        if not accepted.done() or accepted.cancelled() or accepted.exception() is not None:
+            return None
+        result = accepted.result()
+        if hasattr(result, "_actor_id"):  # by gRPC
+            return result._actor_id
+        return result._obj_ref_gen.task_id().actor_id()
 
     async def head(self) -> Head:
         """Wait for the beginning of the response."""

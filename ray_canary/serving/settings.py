@@ -57,6 +57,9 @@ class TargetSettings(_Model):
     arm: Text = Field(description="What seeds this target's hash; it follows the application on promote.")
     timeout_s: Seconds = Field(description="Seconds to the first byte of a response, from arrival.")
     capacity: Positive = Field(description="Requests at once that a replica takes before others should wait.")
+    max_queue_depth: Positive | None = Field(
+        default=None, description="Requests that may wait in its queue, for all ingress replicas; null: it has none."
+    )
     scales_to_zero: Flag = Field(default=False, description="Whether no replica at all can be as intended.")
     cold_start_timeout_s: Seconds = Field(default=300, description="Seconds to wait for a first replica.")
 
@@ -71,6 +74,8 @@ class IngressSettings(_Model):
     target_wait_s: Seconds = Field(default=0.25, description="Seconds to wait for a target without a replica.")
     ingress_replicas: Positive = Field(default=1, description="How many ingress replicas share a target's capacity.")
     file: dict[str, Any] | None = Field(default=None, description="The Deployment file; kept for `get` and `update`.")
+    revision: Natural | None = Field(default=None, description="The revision that this is; null if it is none.")
+    access_authorization: Flag = Field(default=False, description="Whether every request needs an access token.")
     terminated: Flag = Field(default=False, description="Whether the Deployment is switched off: every answer is 503.")
 
     @model_validator(mode="after")

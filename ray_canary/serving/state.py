@@ -236,11 +236,16 @@ class Live:
     def version_applications(self) -> tuple[str, ...]:
         """The applications that its versions run in, beside the ingress's own.
 
-        Those that an interrupted deploy left behind are among them: they have a name that only a version of this
-        Deployment has (decision 19).
+        Those that an interrupted deploy left behind are among them: a version says whose it is.
         """
-        left = (name for name, state in self.applications.items() if _by_role(self.name, name, state))
+        left = (name for name, state in self.applications.items() if _is_version_of(self.name, state))
         return tuple(dict.fromkeys((*self.referred, *left)))
+
+    @property
+    def beside(self) -> tuple[ApplicationState, ...]:
+        """The versions' applications that no request goes to: those that a deploy has begun with, or left behind."""
+        used = {target.application for target in self.settings.targets.values()}
+        return tuple(self.applications[name] for name in self.version_applications if name not in used)
 
     @cached_property
     def targets(self) -> dict[str, TargetState]:
@@ -317,7 +322,7 @@ class OnCluster:
     def versions_of(self, deployment: str) -> frozenset[str]:
         """Return the applications that the versions of a Deployment run in, whether its ingress is there or not."""
         live = self.live().get(deployment)
-        left = (name for name, state in self.applications.items() if _by_role(deployment, name, state))
+        left = (name for name, state in self.applications.items() if _is_version_of(deployment, state))
         return frozenset((*(live.referred if live else ()), *left))
 
     @property
@@ -354,7 +359,7 @@ class OnCluster:
         return {**{key: self.instance[key] for key in options if self.instance.get(key) is not None}, **config}
 
 
-def _by_role(deployment: str, name: str, application: ApplicationState) -> bool:
-    """Return whether an application has a name that only a version of `deployment` has (decision 19)."""
-    own = name == f"{deployment}-main" or name.startswith(f"{deployment}-canary-")
-    return own and application.import_path == VERSION_IMPORT_PATH
+def _is_version_of(deployment: str, application: ApplicationState) -> bool:
+    """Return whether an application says that it is a version of `deployment`."""
+    args = (application.config or {}).get("args") or {}
+    return application.import_path == VERSION_IMPORT_PATH and args.get("deployment") == deployment

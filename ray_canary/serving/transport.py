@@ -44,6 +44,19 @@ class Transport(Protocol):
         """Start sending `request`; never waits."""
 
 
+class Scaled(Transport, Protocol):
+    """The way to a target that is scaled by what waits for it."""
+
+    def waits(self, by: int) -> None:
+        """Count `by` more requests as waiting in front of this target: its autoscaling goes by that.
+
+        A first one wakes a target that stands at zero replicas.
+        """
+
+    def drains(self, call: Call) -> bool:
+        """Whether the replica that has `call` takes no other ones any more, because it is being replaced."""
+
+
 class NotSent(Exception):
     """Nothing of the request was sent."""
 

@@ -77,7 +77,7 @@ async def deny_as(scope: Scope, send: Send, answer: Answer, headers: HeaderList)
         await pass_on({"type": "http.response.start", "status": answer.head.status, "headers": headers})
         await pass_on({"type": "http.response.body", "body": answer.head.body, "more_body": False})
     finally:
-        answer.target.in_flight -= 1
+        answer.end()
 
 
 async def converse(
@@ -121,7 +121,7 @@ async def converse(
             answer.call.cancel()
         ended.cancel()
         conversation.end()
-        answer.target.in_flight -= 1
+        answer.end()
 
 
 async def _upwards(receive: Receive, conversation: Conversation) -> None:

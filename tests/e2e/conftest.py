@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_canary.serving import local
-from tests.e2e.deployments import HTTP_PORT, OFFSET
+from tests.e2e.deployments import HTTP_PORT, NODE_SECRETS, OFFSET
 from tests.e2e.harness import AUTH, RealCluster, build_bento
 
 #: Shorter than Serve's own, so that a test does not wait half a minute for each replica that goes.
@@ -40,8 +40,14 @@ def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
         environment={
             **AUTH,
             **DRAIN,
+            # Ray tries three times to build an environment, for each of Serve's three tries, and copies a virtual
+            # environment each time.
+            "RUNTIME_ENV_RETRY_TIMES": "1",
             "BENTOML_HOME": str(home),
             "BENTOML_DO_NOT_TRACK": "True",
+            # Where the cluster's one node keeps its secrets; `NODE_SECRETS` are in the environment of its Ray.
+            "RAY_CANARY_SECRETS_DIR": str(work / "secrets"),
+            **NODE_SECRETS,
             local.HAPROXY_STATS_PORT: str(28404 + OFFSET),
             local.HAPROXY_METRICS_PORT: str(29101 + OFFSET),
             # Behind HAProxy each replica listens on a port of its own, and the port of one that has gone is soon

@@ -7,6 +7,9 @@ from typing import Any
 OFFSET = int(os.environ.get("RAY_CANARY_TEST_OFFSET", "0"))
 HTTP_PORT = 28000 + OFFSET
 
+#: Secrets that the cluster's node has in its environment, as with Kubernetes' `envFrom`.
+NODE_SECRETS = {"PROBE_NODE_TOKEN": "value-from-the-node-4b1d9e", "PROBE_NODE_KEY": 'with "quotes" & $HOME-7f3a'}
+
 
 def probe(
     weights: dict[str, int],

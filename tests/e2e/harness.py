@@ -35,16 +35,18 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60, eve
     return value
 
 
-def build_bento(home: Path, project: str, version: str) -> str:
-    """Build a test Bento with the real bentoml and return its tag."""
+def build_bento(home: Path, project: str, version: str, folder: Path | None = None) -> str:
+    """Build a test Bento, by default the one of `bentos/<project>`, with the real bentoml and return its tag."""
     environment = {
         **os.environ,
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = [sys.executable, "-P", "-m", "bentoml", "build", str(BENTOS / project), "--version", version]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-m", "bentoml", "build", str(folder or BENTOS / project)]
+    command += ["--name", project, "--version", version]
+    # BentoML builds only what lies beneath its working directory.
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return f"{project}:{version}"
 
@@ -118,15 +120,20 @@ class RealCluster:
             if replica.state == "RUNNING" and replica.pid and deployment in (None, one.name)
         }
 
-    def metrics(self) -> list[Sample]:
-        """Read every sample of ours from the Prometheus endpoints of this cluster's nodes."""
+    @property
+    def session(self) -> Path:
+        """Return the folder in which this Ray keeps its logs."""
         (session,) = {
             argument.removeprefix("--session-dir=")
             for process in local.processes_of(self.local.name)
             for argument in process.cmdline()
             if argument.startswith("--session-dir=")
         }
-        found = json.loads((Path(session) / "prom_metrics_service_discovery.json").read_text())
+        return Path(session)
+
+    def metrics(self) -> list[Sample]:
+        """Read every sample of ours from the Prometheus endpoints of this cluster's nodes."""
+        found = json.loads((self.session / "prom_metrics_service_discovery.json").read_text())
         pages = [httpx.get(f"http://{target}/metrics").text for group in found for target in group["targets"]]
         families = (family for page in pages for family in text_string_to_metric_families(page))
         return [sample for family in families for sample in family.samples if sample.name.startswith("ray_canary_")]
@@ -146,7 +153,7 @@ class RealCluster:
 
     def _answers(self, path: str) -> bool:
         try:
-            return httpx.get(f"{self.url}{path}", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}{path}", timeout=5).status_code in (200, 401)  # 401: who asks needs a token
         except httpx.HTTPError:
             return False
 

@@ -262,23 +262,23 @@ def test_what_does_not_fit_is_refused_with_what_is_short_unless_it_may_wait(stan
     assert all_pids(standing) == before
 
 
-def test_three_broken_bentos_are_told_apart_by_their_own_tracebacks_and_their_shares_go_to_main(
+def test_three_broken_bentos_are_told_apart_by_their_own_tracebacks_and_the_split_stays_as_it_was(
     standing: RealCluster,
 ) -> None:
     before = all_pids(standing)
-    broken = {"b": 10, "c": 10, "d": 10}
-    weights = STANDING | broken
+    weights = STANDING | {"b": 10, "c": 10, "d": 10}
     kinds = {"b": "import", "c": "init", "d": "env"}
     envs = {key: {"FRAGILE_BREAK": kind} for key, kind in kinds.items()}
     with requests_to(standing, clients=1) as load:
         said = deploy(standing, light(weights, envs=envs), code=1)
     assert not load.failures
+    assert {one.reason for one in load.sent} == {"keyed"}
     for key, error in {
         "b": "ImportError: the tokenizer is of another version",
         "c": "ValueError: the weights are cut off after 3 bytes",
         "d": "KeyError: 'FRAGILE_TOKEN'",
     }.items():
-        assert f"{key} (fragile:v1) failed; its 10 % of requests go to main until it is healthy:" in said
+        assert f"{key} (fragile:v1) failed; the split stays as it was:" in said
         assert error in said
     assert "service.py" in said
     assert "in load_weights" in said
@@ -286,21 +286,11 @@ def test_three_broken_bentos_are_told_apart_by_their_own_tracebacks_and_their_sh
         assert foreign not in said
 
     about = get(standing, "light")
-    assert about["status"]["status"] == "unhealthy"
-    assert {key: (target["weight"], target["effective_weight"]) for key, target in about["targets"].items()} == {
-        "main": (30, 60),
-        "a": (40, 40),
-        "b": (10, 0),
-        "c": (10, 0),
-        "d": (10, 0),
-    }
-    assert about["targets"]["b"]["status"] == "failed"
-    assert "the tokenizer is of another version" in about["targets"]["b"]["message"]
+    assert {key: target["effective_weight"] for key, target in about["targets"].items()} == {"main": 60, "a": 40}
+    beside = {one["application"]: one for one in about["beside"]}
+    assert set(beside) == {"light-canary-b", "light-canary-c", "light-canary-d"}
+    assert "the tokenizer is of another version" in beside["light-canary-b"]["message"]
     assert "the weights are cut off" in standing.canary("get", "light").stdout
-    split = splitter(weights)
-    for version, by, reason in (("a", "a", "keyed"), ("b", "main", "failover"), ("d", "main", "failover")):
-        headers = who(standing.url, key_of(split, version)).headers
-        assert (headers["x-bento-version"], headers["x-bento-split"]) == (by, reason)
 
     weights.pop("d")
     deploy(standing, light(weights, bentos={"b": "fragile:v2"}))
@@ -309,7 +299,33 @@ def test_three_broken_bentos_are_told_apart_by_their_own_tracebacks_and_their_sh
         assert (headers["x-bento-version"], headers["x-bento-split"]) == (version, "keyed")
         assert headers["x-bento-tag"] == tag
     assert get(standing, "light")["status"]["status"] == "running"
+    assert get(standing, "light")["beside"] == []
     assert {name: pids for name, pids in all_pids(standing).items() if name in before} == before
+
+
+def test_who_does_not_wait_gets_the_new_split_at_once_and_a_broken_versions_share_goes_to_main(
+    standing: RealCluster,
+) -> None:
+    weights = STANDING | {"b": 10}
+    broken = light(weights, envs={"b": {"FRAGILE_BREAK": "import"}})
+    with requests_to(standing, clients=1) as load:
+        deploy(standing, broken, "--no-wait")
+
+        def has_failed() -> bool:
+            target = get(standing, "light")["targets"].get("b") or {}
+            return bool(target.get("status") == "failed")
+
+        wait_for(has_failed, "b has failed", 60)
+    assert not load.failures
+    about = get(standing, "light")
+    assert about["status"]["status"] == "unhealthy"
+    assert {key: (target["weight"], target["effective_weight"]) for key, target in about["targets"].items()} == {
+        "main": (50, 60),
+        "a": (40, 40),
+        "b": (10, 0),
+    }
+    headers = who(standing.url, key_of(splitter(weights), "b")).headers
+    assert (headers["x-bento-version"], headers["x-bento-split"]) == ("main", "failover")
 
 
 def test_an_update_that_fails_leaves_the_replicas_from_before_serving(standing: RealCluster) -> None:

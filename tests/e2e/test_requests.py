@@ -304,10 +304,10 @@ def test_a_body_that_turns_out_too_large_is_refused(client: httpx.Client) -> Non
     assert response.json() == {"error": f"Request body is larger than {MAX_BODY} bytes"}
 
 
-def test_pinning_a_version_is_refused(client: httpx.Client) -> None:
+def test_asking_for_a_version_takes_a_token(client: httpx.Client) -> None:
     response = client.get("/livez", headers={"X-Bento-Version": "a"})
-    assert response.status_code == 403
-    assert "pinning a version" in response.json()["error"]
+    assert response.status_code == 401
+    assert "needs an access token" in response.json()["error"]
 
 
 def test_headers_that_steer_serve_do_not_reach_the_bento(client: httpx.Client) -> None:

@@ -19,13 +19,14 @@ def write_bento(
     depends: Mapping[str, list[str]] | None = None,
     envs: list[dict[str, str]] | None = None,
     created: str = "2026-01-01T00:00:00+00:00",
+    requirements: str | None = None,
     tasks: tuple[str, ...] = (),
 ) -> None:
     """Write a Bento: its services with their `@bentoml.service` settings, the entry service first."""
     name, _, version = tag.partition(":")
     folder = store / name / version
     folder.mkdir(parents=True)
-    manifest = {
+    manifest: dict[str, Any] = {
         "service": f"service:{next(iter(services))}",
         "name": name,
         "version": version,
@@ -43,6 +44,8 @@ def write_bento(
         "envs": envs or [],
         "schema": {"routes": [{"name": task, "route": f"/{task}", "is_task": True} for task in tasks]},
     }
+    if requirements is not None:
+        manifest["image"] = {"python_version": "3.11", "python_requirements": requirements}
     (folder / "bento.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
 
 

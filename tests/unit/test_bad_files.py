@@ -186,11 +186,20 @@ BAD = {
         GOOD + 'access_authorization: "false"\n',
         ['f.yaml:3: access_authorization: "false" is not true or false; take the quotes off'],
     ),
-    "access tokens wanted": (
-        GOOD + "access_authorization: true\n",
+    "a split by the header that selects a version": (
+        GOOD + "canary: {route_type: header, route_by: X-Bento-Version, versions: {a: {bento: s, weight: 1}}}\n",
         [
-            "f.yaml:3: access_authorization: true needs access tokens, which this release does not have: "
-            "it would leave the Deployment open; set it to false"
+            'f.yaml:3: canary.route_by: "X-Bento-Version" selects a version by hand; '
+            "split by another header, like X-User-ID"
+        ],
+    ),
+    "a split by the token": (
+        GOOD
+        + "access_authorization: true\n"
+        + "canary: {route_type: header, route_by: authorization, versions: {a: {bento: s, weight: 1}}}\n",
+        [
+            'f.yaml:4: canary.route_by: "authorization" carries the access token, which is no key; '
+            "split by another header, like X-User-ID"
         ],
     ),
     "a version without bento": (version("{weight: 20}"), ["f.yaml:6: canary.versions.a.bento: is required"]),
@@ -406,6 +415,21 @@ BAD = {
         GOOD + "ray: {applications: {main: s}}\n",
         ['f.yaml:3: ray.applications.main: "s" already serves the ingress'],
     ),
+    "an environment of no target": (
+        version("{bento: s, weight: 1}") + "ray: {dependencies: {aa: isolated}}\n",
+        ["f.yaml:7: ray.dependencies.aa: is not a target of this Deployment; did you mean 'a'?"],
+    ),
+    "an environment of no kind": (
+        GOOD + "ray: {dependencies: isolate}\n",
+        [
+            'f.yaml:3: ray.dependencies: "isolate" is not shared or isolated, or one of them for each target, '
+            "like {a: isolated}; did you mean 'isolated'?"
+        ],
+    ),
+    "a target's environment of no kind": (
+        GOOD + "ray: {dependencies: {main: true}}\n",
+        ["f.yaml:3: ray.dependencies.main: true is not shared or isolated"],
+    ),
     "one mistake in a shared block": (
         version("{bento: s, weight: 1, services: &s {S: {instance_type: 1}}}")
         + "    b: {bento: s, weight: 1, services: *s}\n",
@@ -517,6 +541,7 @@ def test_a_problem_without_a_file_is_told_by_its_path() -> None:
 keys = st.sampled_from(
     [*config.DeploymentFile.model_fields, *config.ServiceConfig.model_fields, *config.Canary.model_fields]
     + [*config.ConfigOverrides.model_fields, *config.Version.model_fields, "name", "value", "applications"]
+    + ["dependencies"]
 )
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),

@@ -12,8 +12,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from ray_canary import __version__
-from ray_canary.cli import _too_small, cli
+from ray_canary.cli import cli
 from ray_canary.errors import ClusterError
+from ray_canary.preview import preview
 from ray_canary.serving.state import OnCluster
 from tests.unit.bento_store import demo_store, write_bento
 
@@ -24,13 +25,18 @@ COMMANDS = {
     "delete",
     "demo",
     "deploy",
+    "diff",
     "down",
     "explain",
     "get",
     "list",
     "list-instance-types",
     "plan",
+    "promote",
+    "revisions",
+    "rollback",
     "terminate",
+    "token",
     "up",
     "weights",
 }
@@ -317,4 +323,4 @@ def test_a_plan_takes_only_a_lack_of_room_for_a_lack_of_room(tmp_path: Path) -> 
             raise ClusterError("gone")
 
     with pytest.raises(ClusterError, match="gone"):
-        _too_small(None, Silent())  # type: ignore[arg-type]
+        preview(None, Silent())  # type: ignore[arg-type]

@@ -153,7 +153,10 @@ WARNED = {
     "labels": ({"labels": [{"key": "k", "value": 1}]}, "labels: has no meaning here and is ignored: "),
     "dev": ({"dev": True}, "dev: has no meaning here and is ignored: "),
     "description": ({"description": "x"}, "description: has no meaning here and is ignored"),
-    "secrets": ({"secrets": ["x"]}, "secrets: are not resolved yet: set them as envs"),
+    "credential": (
+        {"envs": [{"name": "A", "value": "long enough"}, {"name": "HF_TOKEN", "value": "hf_123456"}]},
+        "envs[1]: HF_TOKEN looks like a credential, and stands in clear text",
+    ),
     "extras": ({"services": {"S": {"extras": {"a": 1}}}}, "services.S.extras: has no meaning here"),
     "behavior": (
         {"services": {"S": {"scaling": {"policy": {"scale_up_behavior": "fast"}}}}},
@@ -162,10 +165,6 @@ WARNED = {
     "metrics": (
         {"services": {"S": {"scaling": {"policy": {"metrics": [{"type": "cpu", "value": 80}]}}}}},
         "services.S.scaling.policy.metrics: has no meaning here",
-    ),
-    "queue": (
-        {"services": {"S": queue(external_queue=True, concurrency=4)}},
-        "services.S.config_overrides.traffic.external_queue: has no effect yet: ",
     ),
     "workers": (
         {"services": {"S": {"config_overrides": {"workers": 4}}}},
@@ -179,9 +178,17 @@ WARNED = {
         {"canary": {"route_type": "random", "route_by": "X"}},
         "canary.route_by: is ignored: route_type is random",
     ),
-    "a version's secrets": (
-        {"canary": canary(a={"bento": "s", "weight": 1, "secrets": ["x"]})["canary"]},
-        "canary.versions.a.secrets: are not resolved yet",
+    "a version's credential": (
+        {
+            "canary": canary(a={"bento": "s", "weight": 1, "envs": [{"name": "db_password", "value": "123456"}]})[
+                "canary"
+            ]
+        },
+        "canary.versions.a.envs[0]: db_password looks like a credential",
+    ),
+    "a service's credential": (
+        {"services": {"S": {"envs": [{"name": "OPENAI_API_KEY", "value": "sk-12345"}]}}},
+        "services.S.envs[0]: OPENAI_API_KEY looks like a credential",
     ),
     "resources under an inherited instance type": (
         {"services": {"S": {"instance_type": "cpu.1"}}}
@@ -250,9 +257,9 @@ files = st.builds(
     lambda more: {"name": "s", "bento": "s:latest"} | more,
     optional(
         cluster=texts,
-        access_authorization=st.just(False),
+        access_authorization=st.booleans(),
         envs=envs,
-        secrets=st.lists(texts, max_size=2),
+        secrets=st.lists(st.sampled_from(["db", "hf.token", "X-1"]), max_size=2, unique=True),
         labels=st.lists(st.fixed_dictionaries({"key": texts, "value": texts | st.integers()}), max_size=2),
         services=services,
         canary=st.none()
@@ -363,3 +370,89 @@ def test_a_misspelt_key_is_one_mistake_though_the_key_it_was_meant_to_be_is_miss
     with pytest.raises(ConfigError) as raised:
         config.parse(data)
     assert [problem.path for problem in raised.value.problems] == ["canary.versions.a.wieght"]
+
+
+# Secrets. -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("HF_TOKEN", ""), ("EOS_TOKEN", "</s>"), ("MAX_TOKENS", "100000"), ("TOKENIZER", "bert-base"), ("KEY", "abcdefg")],
+)
+def test_a_variable_that_is_no_credential_gives_no_warning(name: str, value: str) -> None:
+    file = config.parse({"name": "s", "bento": "s", "envs": [{"name": name, "value": value}]})
+    assert file.warnings() == ()
+
+
+REFUSED_SECRETS = {
+    "a way out of the folder": ({"secrets": ["../x"]}, 'secrets[0]: "../x" is not a secret\'s name of letters'),
+    "a hidden folder": ({"secrets": [".x"]}, 'secrets[0]: ".x" is not a secret\'s name'),
+    "no text": ({"secrets": [{"name": "x"}]}, "secrets[0]: a mapping is not a secret's name"),
+    "twice": ({"secrets": ["x", "y", "x"]}, 'secrets[2]: "x" is in this list already; it is in secrets[0] too'),
+    "unknown": (
+        {"secrets": ["database"], "ray": {"secrets": {"databse": {}}}},
+        "ray.secrets.databse: is a secret that no `secrets` of this file names; did you mean 'database'?",
+    ),
+    "none": ({"ray": {"secrets": {"x": {}}}}, "ray.secrets.x: is a secret that no `secrets` of this file names; "),
+    "type": (
+        {"secrets": ["x"], "ray": {"secrets": {"x": {"type": "files"}}}},
+        "ray.secrets.x.type: \"files\" is not env or file; did you mean 'file'?",
+    ),
+    "an unknown key": (
+        {"secrets": ["x"], "ray": {"secrets": {"x": {"kyes": []}}}},
+        "ray.secrets.x.kyes: is not a known",
+    ),
+    "no variable": (
+        {"secrets": ["x"], "ray": {"secrets": {"x": {"keys": ["A", "tls.crt"]}}}},
+        'ray.secrets.x.keys[1]: "tls.crt" is not a name of letters, digits and _',
+    ),
+    "a reserved variable": (
+        {"secrets": ["x"], "ray": {"secrets": {"x": {"keys": ["BENTOML_HOME"]}}}},
+        'ray.secrets.x.keys[0]: "BENTOML_HOME" is reserved',
+    ),
+    "a key twice": (
+        {"secrets": ["x"], "ray": {"secrets": {"x": {"keys": ["A", "A"]}}}},
+        'ray.secrets.x.keys[1]: "A" is in this list already',
+    ),
+    "keys of files": (
+        {"secrets": ["x"], "ray": {"secrets": {"x": {"type": "file", "keys": ["A"]}}}},
+        "ray.secrets.x.keys: is for environment variables; leave it out, or use type env",
+    ),
+    "a path of variables": (
+        {"secrets": ["x"], "ray": {"secrets": {"x": {"path": "here"}}}},
+        "ray.secrets.x.path: is for files; set type: file beside it",
+    ),
+    **{
+        f"the path {path}": (
+            {"secrets": ["x"], "ray": {"secrets": {"x": {"type": "file", "path": path}}}},
+            "ray.secrets.x.path: ",
+        )
+        for path in ("/etc", "../x", "a/../b", "a//b", "", "a/", "bentos/x", "models")
+    },
+    "the same place": (
+        {"secrets": ["x", "y"], "ray": {"secrets": {"x": {"type": "file", "path": "y"}, "y": {"type": "file"}}}},
+        'secrets: y and x both have "y" as their path, or inside of it',
+    ),
+    "inside of another": (
+        {
+            "secrets": ["x"],
+            "canary": canary(a={"bento": "s", "weight": 1, "secrets": ["y"]})["canary"],
+            "ray": {"secrets": {"x": {"type": "file"}, "y": {"type": "file", "path": "x/y"}}},
+        },
+        'canary.versions.a.secrets: y and x both have "x/y" as their path, or inside of it',
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "start"), REFUSED_SECRETS.values(), ids=REFUSED_SECRETS.keys())
+def test_a_secret_that_can_not_be_meant_so_is_refused(data: dict[str, Any], start: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.parse({"name": "s", "bento": "s"} | data)
+    (problem,) = raised.value.problems
+    assert problem.text().startswith(start)
+
+
+def test_two_versions_may_have_different_secrets_in_the_same_place() -> None:
+    both = {key: {"bento": "s", "weight": 1, "secrets": [f"cert-{key}"]} for key in "ab"}
+    said = {f"cert-{key}": {"type": "file", "path": "cert"} for key in "ab"}
+    config.parse({"name": "s", "bento": "s", "canary": canary(**both)["canary"], "ray": {"secrets": said}})

@@ -248,7 +248,7 @@ def test_all_problems_of_a_file_are_told_at_once_each_with_its_path(store: Bento
         "services.S.instance_type: there is no instance type \"gpu.l4.11\"; did you mean 'gpu.l4.1'? ",
         "canary.versions.c.services.S.instance_type: there is no instance type \"cpu.88\"; did you mean 'cpu.8'? ",
         "canary.versions.c.envs: Bento asking:1 requires A, which nothing sets for c; "
-        "set it here, or in the envs of main or of the service",
+        "set it here, or in the envs of main or of the service, or name a secret that has it",
     ]
 
 
@@ -269,7 +269,8 @@ def test_a_required_env_may_be_set_in_any_layer(store: BentoStore, data: dict[st
 
 def test_a_required_env_of_any_version_must_be_set_for_its_entry_service(store: BentoStore) -> None:
     sentence = (
-        "Bento asking:1 requires A, which nothing sets for {}; set it here, or in the envs of main or of the service"
+        "Bento asking:1 requires A, which nothing sets for {}; "
+        "set it here, or in the envs of main or of the service, or name a secret that has it"
     )
     assert problems(store, {"bento": "asking:1"}) == ["envs: " + sentence.format("main")]
     elsewhere = {"services": {"T": {"envs": env(A="1")}}}
@@ -278,6 +279,54 @@ def test_a_required_env_of_any_version_must_be_set_for_its_entry_service(store: 
         "canary.versions.a.envs: " + sentence.format("a"),
         "canary.versions.b.envs: " + sentence.format("b"),
     ]
+
+
+# Secrets, by name. ----------------------------------------------------------------------------------------------------
+
+
+def secrets_of(plan: Plan) -> dict[str, list[str]]:
+    return {key: [secret.name for secret in target.secrets] for key, target in plan.targets.items()}
+
+
+def test_a_version_has_mains_secrets_and_then_its_own(store: BentoStore) -> None:
+    found = plan(store, {"secrets": ["x", "y"], "canary": canary(a={"secrets": ["z", "x"]}, b={})})
+    assert secrets_of(found) == {"main": ["x", "y"], "a": ["x", "y", "z"], "b": ["x", "y"]}
+    only = plan(store, {"canary": canary(a={"secrets": ["z"]})})
+    assert secrets_of(only) == {"main": [], "a": ["z"]}
+
+
+def test_a_plan_says_of_a_secret_how_it_reaches_the_bento_and_where_it_is_looked_up(store: BentoStore) -> None:
+    said = {"keyed": {"keys": ["A", "B"]}, "cert": {"type": "file", "path": "app/certs"}, "bare": {"type": "file"}}
+    found = plan(store, {"secrets": ["plain", *said], "ray": {"secrets": said}}).targets["main"].secrets
+    folder = "${RAY_CANARY_SECRETS_DIR:-/etc/ray-canary/secrets}"
+    assert [(one.name, one.reaches, one.looked_up) for one in found] == [
+        ("plain", "environment variables, one a key", f"{folder}/plain on its node"),
+        ("keyed", "environment variables A, B", f"{folder}/keyed on its node, else A, B in the node's environment"),
+        ("cert", "files in $BENTOML_HOME/app/certs", f"{folder}/cert on its node"),
+        ("bare", "files in $BENTOML_HOME/bare", f"{folder}/bare on its node"),
+    ]
+
+
+@pytest.mark.parametrize("version", [False, True])
+def test_a_required_env_may_come_from_a_secrets_declared_key(store: BentoStore, version: bool) -> None:
+    said = {"secrets": ["s"], "ray": {"secrets": {"s": {"keys": ["A"]}}}}
+    own = canary(a={"bento": "asking:1"}) if version else None
+    assert plan(store, {"bento": "m:v1" if version else "asking:1", **said, "canary": own}).warnings == ()
+    data = {"bento": "asking:1", **said, "ray": {"secrets": {"s": {"keys": ["B"]}}}}
+    assert "requires A, which nothing sets for main" in problems(store, data)[0]
+
+
+def test_a_required_env_that_only_an_unread_secret_may_have_is_left_to_the_replica_and_said(store: BentoStore) -> None:
+    found = plan(store, {"canary": canary(a={"bento": "asking:1", "secrets": ["s", "t"]})})
+    assert found.warnings == (
+        "canary.versions.a.secrets: Bento asking:1 requires A; whether s, t has it shows only when a replica starts, "
+        "unless ray.secrets names the keys",
+    )
+
+
+def test_a_file_secret_sets_no_env(store: BentoStore) -> None:
+    data = {"bento": "asking:1", "secrets": ["s"], "ray": {"secrets": {"s": {"type": "file"}}}}
+    assert "requires A, which nothing sets for main" in problems(store, data)[0]
 
 
 # What a replica reserves, and how replicas come and go. ---------------------------------------------------------------
@@ -432,6 +481,70 @@ def test_differences_are_named_by_path_with_both_values(store: BentoStore) -> No
     assert found["targets.a.services.S.envs.Y"] == (None, "2")
     assert {path.split(".")[0] for path in found} == {"targets", "file"}
     assert before.differences(before) == ()
+
+
+# Queues ---------------------------------------------------------------------------------------------------------------
+
+
+def with_queue(store: BentoStore, bento: str = "m:v1", ray: dict[str, Any] | None = None, **traffic: Any) -> Plan:
+    """Return the plan of a Bento whose services S and T have these traffic settings."""
+    both = {name: {"config_overrides": {"traffic": traffic}} for name in (("S", "T") if bento == "m:v1" else ("S",))}
+    return plan(store, {"bento": bento, "services": both, "ray": ray or {}})
+
+
+def test_a_replica_behind_a_queue_is_never_given_more_than_concurrency(store: BentoStore) -> None:
+    found = with_queue(store, external_queue=True, concurrency=4).targets["main"]
+    assert (found.services["S"].max_ongoing_requests, found.capacity, found.max_queue_depth) == (4, 4, 10_000)
+    assert found.services["S"].scaling.target_ongoing_requests == 4
+
+
+def test_how_many_may_wait_is_set_for_all_queues(store: BentoStore) -> None:
+    found = with_queue(store, ray={"queue": {"max_depth": 7}}, external_queue=True, concurrency=4)
+    assert found.targets["main"].max_queue_depth == 7
+
+
+def test_only_the_entry_service_has_a_queue(store: BentoStore) -> None:
+    found = with_queue(store, external_queue=True, concurrency=4)
+    assert found.targets["main"].services["T"].max_ongoing_requests == 1000
+    path = "services.T.config_overrides.traffic.external_queue"
+    assert f"{path}: has no effect: only the entry service has a queue" in found.warnings
+
+
+def test_a_bento_behind_a_queue_refuses_nothing_by_itself(store: BentoStore) -> None:
+    found = with_queue(store, external_queue=True, concurrency=4, max_concurrency=2)
+    traffic = found.targets["main"].services["S"].config_overrides["traffic"]
+    assert traffic["max_concurrency"] is None
+    path = "services.S.config_overrides.traffic.max_concurrency"
+    assert f"{path}: has no effect: external_queue holds back what is above concurrency" in found.warnings
+
+
+def test_a_limit_that_the_bento_itself_has_gives_way_to_a_queue_too(store: BentoStore) -> None:
+    found = with_queue(store, "limited:1", external_queue=True, concurrency=4).targets["main"].services["S"]
+    assert found.config_overrides["traffic"]["max_concurrency"] is None
+    assert found.max_ongoing_requests == 4
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "queued"),
+    [
+        ({"external_queue": True, "concurrency": 1}, {}, False),
+        ({"external_queue": True, "concurrency": 1}, {"concurrency": 4}, False),
+        ({"external_queue": True, "concurrency": 1}, {"external_queue": True, "concurrency": 1}, True),
+        ({"external_queue": True, "concurrency": 8}, {}, True),
+        ({"external_queue": True, "concurrency": 8}, {"external_queue": False}, False),
+        ({"external_queue": True}, {}, False),
+        ({"concurrency": 8}, {}, False),
+        ({"concurrency": 8}, {"external_queue": True, "concurrency": 8}, True),
+    ],
+)
+def test_a_queue_is_there_only_if_somebody_chose_it_and_a_task_is_nobodys_choice(
+    tmp_path: Path, own: dict[str, Any], said: dict[str, Any], queued: bool
+) -> None:
+    write_bento(tmp_path, "q:1", {"S": {"traffic": own}})
+    file = {"bento": "q:1", "services": {"S": {"config_overrides": {"traffic": said}}}}
+    found = plan(BentoStore(tmp_path), file).targets["main"]
+    assert (found.max_queue_depth is not None) is queued
+    assert (found.services["S"].max_ongoing_requests < 1000) is queued
 
 
 # Tasks. ---------------------------------------------------------------------------------------------------------------

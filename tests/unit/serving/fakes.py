@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ray_canary.serving.access import Gate
 from ray_canary.serving.dispatch import Dispatcher
 from ray_canary.serving.http import Message, Scope
 from ray_canary.serving.passthrough import PassThrough
@@ -14,6 +15,7 @@ from ray_canary.serving.targets import Target
 from ray_canary.serving.transport import Broken, NotSent
 from ray_canary.serving.wire import Head, HeaderList, Request
 from ray_canary.splitter import Splitter
+from ray_canary.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -123,8 +125,18 @@ class FakeTransport:
         self.routable = routable
         self.seen = seen
         self.calls: list[FakeCall] = []
+        self.draining: list[Any] = []
+        self.waiting = 0
+        self.most_waiting = 0
         self._scripts = scripts or (ANSWERS,)
         self._news = asyncio.Event()
+
+    def drains(self, call: Any) -> bool:
+        return call in self.draining
+
+    def waits(self, by: int) -> None:
+        self.waiting += by
+        self.most_waiting = max(self.most_waiting, self.waiting)
 
     def send(self, request: Request) -> FakeCall:
         script = self._scripts[min(len(self.calls), len(self._scripts) - 1)]
@@ -151,9 +163,17 @@ class FakeObserver:
         self.failovers: list[str] = []
         self.missing = 0
         self.turned_away: list[str] = []
+        self.queues: list[tuple[str, float]] = []
+        self.full: list[str] = []
 
     def waited(self, target: str, seconds: float) -> None:
         self.waits.append((target, seconds))
+
+    def queued(self, target: str, seconds: float) -> None:
+        self.queues.append((target, seconds))
+
+    def refused(self, target: str) -> None:
+        self.full.append(target)
 
     def failed_over(self, target: str) -> None:
         self.failovers.append(target)
@@ -193,7 +213,10 @@ class World:
         splitter = Splitter(self.settings.split.shares(), self.settings.deployment, arms=self.settings.arms())
         self.dispatcher = Dispatcher(self.settings, dict(self.targets), splitter, self.observer)
         self.records: list[tuple[str, str, int]] = []
-        self.app = PassThrough(lambda: self.dispatcher, lambda: "serves-id", self._record)
+        self.tokens: Tokens | None = Tokens()
+        self.now = 0.0
+        gate = Gate(lambda: self.tokens, lambda: self.now)
+        self.app = PassThrough(lambda: self.dispatcher, lambda: "serves-id", self._record, gate)
 
     def _record(self, target: str, reason: str, status: int) -> None:
         self.records.append((target, reason, status))

@@ -12,6 +12,7 @@ from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan, resolve
 from ray_canary.serving import compile
 from ray_canary.serving.changes import Effect
+from ray_canary.serving.release import Release
 from ray_canary.serving.rollout import preview, wanted
 from ray_canary.serving.state import OnCluster
 from tests.unit.bento_store import write_bento
@@ -37,7 +38,7 @@ def cluster(plan: Plan, status: str, attempt: int = 0, **args: Any) -> OnCluster
 
 
 def attempt_of_a(plan: Plan, there: OnCluster) -> int:
-    args = {application["name"]: application["args"] for application in wanted(plan, there)}
+    args = {application["name"]: application["args"] for application in wanted(Release.of(plan), there)}
     assert "attempt" not in args["d-main"]
     return int(args["d-canary-a"].get("attempt", 0))
 

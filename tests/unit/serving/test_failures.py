@@ -192,6 +192,40 @@ def test_a_failure_that_can_not_be_printed_is_described() -> None:
     assert "Mute" in found
 
 
+#: What Serve says of a replica whose environment uv could not build (ray 2.60.0, shortened).
+NO_ENVIRONMENT = """\
+The deployment failed to start 3 times in a row. Error:
+Exception when allocating Replica(id='f', deployment='S', app='d-main'): Failed to set up runtime environment.
+Could not create the actor because its associated runtime env failed to be created.
+[Node 127.0.0.1] Traceback (most recent call last):
+  File "uv.py", line 371, in create
+    uv_dir_bytes = await task
+SubprocessCalledProcessError: Run cmd[22] failed with the following details.
+Command '['python', '-m', 'uv', 'pip', 'install', '-r', 'r.txt']' returned non-zero exit status 1.
+Last 50 lines of stdout:
+    Using Python 3.11.7 environment at: /tmp/ray/virtualenv
+    error: No solution found when resolving dependencies
+      cause: Because there is no version of humanize==0.0.0.dev1 and you require humanize==0.0.0.dev1.
+
+And more.
+"""
+
+
+def test_an_environment_that_could_not_be_built_is_told_in_the_installers_words() -> None:
+    assert find(NO_ENVIRONMENT) == (
+        "The Python environment of its own could not be built:\n"
+        "error: No solution found when resolving dependencies\n"
+        "  cause: Because there is no version of humanize==0.0.0.dev1 and you require humanize==0.0.0.dev1."
+    )
+
+
+def test_an_environment_that_took_too_long_is_told() -> None:
+    message = NO_ENVIRONMENT.split("SubprocessCalled")[0] + (
+        "Failed to install runtime_env within the timeout of 600 seconds. Consider increasing the timeout."
+    )
+    assert find(message) == "The Python environment of its own could not be built:\nit took longer than 600 seconds"
+
+
 @pytest.mark.parametrize("message", ["", "The deployment failed to start.", "Bento failed"])
 def test_nothing_is_found_where_no_bento_failed(message: str) -> None:
     assert find(message) is None

@@ -267,14 +267,6 @@ def test_a_content_length_that_is_a_length_gets_through(values: list[bytes]) -> 
     assert run(post(here, Client(b"abc"), headers=[(b"content-length", value) for value in values])).status == 200
 
 
-def test_pinning_a_version_is_refused() -> None:
-    here = world()
-    status, sentence = error(run(here.get(headers=[(b"x-bento-version", b"a")])))
-    assert status == 403
-    assert "access token" in sentence
-    assert not here.transports["main"].calls
-
-
 def test_a_terminated_deployment_answers_503_without_reading_the_body() -> None:
     here, client = world(terminated=True), Client(b"x")
     assert error(run(post(here, client))) == (503, "Service Unavailable: Deployment d is terminated")

@@ -11,7 +11,8 @@ from ray_canary.instances import Catalogue
 from ray_canary.plan import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.compile import Config
-from ray_canary.serving.rollout import Rollout
+from ray_canary.serving.release import Release
+from ray_canary.serving.rollout import Options, Rollout
 from ray_canary.serving.state import OnCluster
 from tests.unit.bento_store import write_bento
 from tests.unit.serving import details as shape
@@ -37,6 +38,7 @@ def test_whoever_is_overtaken_by_another_change_is_told_so_at_once_and_goes_no_f
     data = {"name": "d", "bento": "s:1", "canary": {"route_type": "random", "versions": versions}}
     plan = resolve(config.parse(data), BentoStore(tmp_path), Catalogue.default())
     cluster = Contested(shape.deployed(compile.serve_config(plan)))
+    release = Release.of_live(cluster.there.live()["d"]).with_weights({"a": 40})
     with pytest.raises(DeployFailed, match="Somebody else changed d in the meantime"):
-        Rollout(cluster).set_weights(cluster.there.live()["d"], {"a": 40}, timeout_s=3600)  # type: ignore[arg-type]
+        Rollout(cluster).put(release, cluster.there, "weights a=40", Options())  # type: ignore[arg-type]
     assert len(cluster.submitted) == 1

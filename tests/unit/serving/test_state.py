@@ -13,6 +13,7 @@ from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan, resolve
 from ray_canary.serving import compile
+from ray_canary.serving.release import Release
 from ray_canary.serving.rollout import leftovers, preview
 from ray_canary.serving.state import Live, OnCluster
 from tests.unit.bento_store import write_bento
@@ -314,16 +315,20 @@ def test_options_of_the_instance_are_given_only_while_serve_does_not_run() -> No
     assert empty.merged([], http_options={"port": 9}) == {"http_options": {"port": 9}, "applications": []}
 
 
+def version_of(deployment: str, name: str) -> compile.Config:
+    return {"name": name, "import_path": "ray_canary:version", "args": {"deployment": deployment}}
+
+
 def test_versions_that_a_plan_has_no_use_for_are_left_over_unless_they_go_already(plan: Plan) -> None:
     without = plan.model_copy(update={"targets": {"main": plan.targets["main"]}})
     found = shape.deployed(compile.serve_config(plan))
-    assert leftovers(plan, found) == frozenset()
-    assert leftovers(without, found) == {"d-canary-a"}
-    orphan = shape.application("d-canary-x", config={"name": "d-canary-x", "import_path": "ray_canary:version"})
-    other = shape.application("e-canary-x", config={"name": "e-canary-x", "import_path": "ray_canary:version"})
-    assert leftovers(plan, OnCluster.of(shape.details(orphan, other))) == {"d-canary-x"}
+    assert leftovers(Release.of(plan), found) == frozenset()
+    assert leftovers(Release.of(without), found) == {"d-canary-a"}
+    orphan = shape.application("d-canary-x", config=version_of("d", "d-canary-x"))
+    other = shape.application("e-canary-x", config=version_of("e", "e-canary-x"))
+    assert leftovers(Release.of(plan), OnCluster.of(shape.details(orphan, other))) == {"d-canary-x"}
     going = canary(plan, shape.deployment("S"), status="DELETING")
-    assert leftovers(without, shape.deployed(compile.serve_config(plan), d_canary_a=going)) == frozenset()
+    assert leftovers(Release.of(without), shape.deployed(compile.serve_config(plan), d_canary_a=going)) == frozenset()
 
 
 def test_a_preview_leaves_other_peoples_applications_out(plan: Plan) -> None:

@@ -13,6 +13,10 @@ if BREAK == "env":
     TOKEN = os.environ["FRAGILE_TOKEN"]
 
 
+if BREAK == "secret":
+    raise PermissionError(f"nobody lets {os.environ['FRAGILE_TOKEN']} in")
+
+
 def load_weights() -> None:
     """Load what there is to load."""
     if BREAK == "init":

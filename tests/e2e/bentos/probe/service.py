@@ -1,8 +1,10 @@
 """A Bento that says what it sees: everything the end-to-end tests ask of a version."""
 
 import asyncio
+import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,7 @@ from starlette.responses import StreamingResponse
 
 web = FastAPI()
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+COUNTS: Counter[str] = Counter()
 EVENTS: list[str] = [f"import {os.environ.get('PROBE_START_S', '')}"]
 
 
@@ -25,6 +28,11 @@ class Letters:
     async def count(self, text: str) -> int:
         """Count letters."""
         return len(text)
+
+    @bentoml.api
+    async def env(self, name: str) -> str:
+        """Return an environment variable."""
+        return os.environ.get(name, "(not set)")
 
     @bentoml.api
     async def pid(self) -> int:
@@ -43,6 +51,9 @@ class Probe:
         time.sleep(float(os.environ.get("PROBE_START_S", "0")))
         self.now = 0
         self.most = 0
+        self.begun: list[int] = []
+        self.at_once = 0
+        self.most_at_once = 0
 
     @bentoml.on_deployment
     @staticmethod
@@ -75,6 +86,22 @@ class Probe:
         return os.environ.get(name, "(not set)")
 
     @bentoml.api
+    async def inner_env(self, name: str) -> str:
+        """Ask the inner service for an environment variable."""
+        return await self.letters.env(name=name)
+
+    @bentoml.api
+    async def home_file(self, path: str) -> str:
+        """Return what stands in a file in BENTOML_HOME."""
+        return (Path(os.environ["BENTOML_HOME"]) / path).read_text()
+
+    @bentoml.api
+    async def tell(self, name: str) -> None:
+        """Log an environment variable, and raise with it."""
+        logging.getLogger("bentoml").error("%s is %s", name, os.environ[name])
+        raise RuntimeError(f"{name} is {os.environ[name]!r}")
+
+    @bentoml.api
     async def count(self, text: str) -> int:
         """Ask the inner service."""
         return await self.letters.count(text=text)
@@ -99,6 +126,25 @@ class Probe:
     async def busy(self) -> dict[str, int]:
         """Say how many `sleep` and `ticks` calls are under way, and how many of `sleep` there were at most."""
         return {"now": self.now, "most": self.most}
+
+    @bentoml.api
+    async def number(self, number: int, seconds: float) -> int:
+        """Take a while; note in which order calls begin and how many are under way at once."""
+        self.begun.append(number)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.at_once -= 1
+        return number
+
+    @bentoml.api
+    async def numbers(self) -> dict[str, object]:
+        """Say in which order calls of `number` began, how many are under way, how many were at most; start anew."""
+        said = {"begun": self.begun, "now": self.at_once, "most": self.most_at_once, "pid": os.getpid()}
+        self.begun, self.most_at_once = [], self.at_once
+        return said
 
     @bentoml.api
     def think(self, seconds: float) -> float:
@@ -147,6 +193,19 @@ async def echo(request: Request) -> Response:
     return response
 
 
+@web.api_route("/counted/{name}", methods=METHODS)
+async def counted(name: str) -> dict[str, int]:
+    """Count the requests of a name, this one included."""
+    COUNTS[name] += 1
+    return {name: COUNTS[name]}
+
+
+@web.get("/counts")
+async def counts() -> dict[str, int]:
+    """Say how often each name was counted."""
+    return dict(COUNTS)
+
+
 @web.get("/bytes")
 async def many_bytes(count: int) -> Response:
     """Answer `count` bytes."""
@@ -175,6 +234,12 @@ async def break_off() -> StreamingResponse:
         raise RuntimeError("broken in the middle")
 
     return StreamingResponse(body())
+
+
+@web.get("/raise-with")
+async def raise_with(name: str) -> None:
+    """Raise with an environment variable in the message."""
+    raise RuntimeError(f"{name} is {os.environ[name]}")
 
 
 @web.get("/raise")

@@ -1,0 +1,83 @@
+"""What deploying a file would change on a cluster, before it does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray_canary.deployment import WeightChange
+from ray_canary.errors import DoesNotFit
+from ray_canary.plan import Plan, leaf_differences
+from ray_canary.serving import fitting, rollout
+from ray_canary.serving.adoption import adopt
+from ray_canary.serving.changes import Change
+from ray_canary.serving.cluster import Cluster
+from ray_canary.serving.state import Live, OnCluster
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a plan would do to one cluster.
+
+    `plan` has its targets where the same already runs. `drift` holds where the file differs from what is deployed: the
+    key, its value on the cluster, and in the file; None where there is nothing. `too_small` says what doesn't fit.
+    """
+
+    plan: Plan
+    changes: tuple[Change, ...] = ()
+    weights: WeightChange | None = None
+    drift: tuple[tuple[str, Any, Any], ...] = ()
+    too_small: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        changes = [
+            {
+                "application": one.application,
+                "deployment": one.deployment,
+                "effect": one.effect.value,
+                "because": list(one.because),
+            }
+            for one in self.changes
+        ]
+        return {
+            **self.plan.to_dict(),
+            "changes": changes,
+            "keys_that_move": {"moved": self.weights.moved, "least": self.weights.least} if self.weights else None,
+            "drift": [{"path": path, "cluster": there, "file": here} for path, there, here in self.drift],
+            "does_not_fit": self.too_small,
+        }
+
+
+def preview(plan: Plan, cluster: Cluster) -> Preview:
+    """Return what deploying `plan` would do.
+
+    Raises:
+        Conflict: somebody else has its name or route.
+        ClusterError: the cluster doesn't say.
+    """
+    state = cluster.state()
+    placed = adopt(plan, state)
+    fitting.check_conflicts(placed, state)
+    live = state.live().get(plan.name)
+    live = live if live and not live.rejected else None
+    return Preview(
+        placed,
+        rollout.preview(plan, state),
+        _weights(placed, live) if live else None,
+        tuple(leaf_differences(live.file(), plan.file)) if live else (),
+        _too_small(placed, state, cluster),
+    )
+
+
+def _weights(plan: Plan, live: Live) -> WeightChange:
+    before = live.settings
+    arms = {before.targets[key].arm: weight for key, weight in before.split.shares().items()}
+    after = {key: weight for key, weight in plan.weights().items() if key != "main"}
+    return WeightChange(arms, plan.arms(), before.split.shares(), after)
+
+
+def _too_small(plan: Plan, state: OnCluster, cluster: Cluster) -> str | None:
+    try:
+        fitting.check_fit(plan, state, cluster.resources())
+    except DoesNotFit as error:
+        return str(error)
+    return None
