@@ -237,7 +237,7 @@ class Dispatcher:
                     except NotSent as error:
                         # A queue keeps what it let in, and so does a target that has just fallen asleep.
                         stays = target.asleep or target.keeps_requests or isinstance(error, _QueueMoved)
-                        if spare or not stays:
+                        if spare or request.replica is not None or not stays:
                             raise
                         request = request.again()
         except TimeoutError:
@@ -259,9 +259,11 @@ class Dispatcher:
         answered = False
         kept_s = 0.0
         try:
-            await clock.wake(target, limit, counted=gate.holds)
-            if not (target.ready or gate.holds):
-                raise NotSent("it is not ready")
+            # A replica that drains still answers for its tasks, and one that has gone comes back no more.
+            if request.replica is None:
+                await clock.wake(target, limit, counted=gate.holds)
+                if not (target.ready or gate.holds):
+                    raise NotSent("it is not ready")
             await place.turn()
             if gate.holds:
                 self._observer.queued(target.key, asyncio.get_running_loop().time() - clock.arrived)

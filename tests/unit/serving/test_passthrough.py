@@ -400,3 +400,37 @@ def test_two_deployments_under_nested_prefixes_do_not_see_each_others() -> None:
     here = world()
     run(here.get(path="/api/v2/x", root_path="/api"))
     assert received(here).path == "/v2/x"
+
+
+# Health ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/livez", "/healthz"])
+def test_the_deployment_lives_though_main_does_not(path: str) -> None:
+    async def test() -> None:
+        here = World({"main": FakeTransport(routable=0, seen=False)}, user_config({}))
+        answer = await here.get(path=path, method="GET")
+        assert (answer.status, answer.header(b"x-bento-split")) == (200, [b"system"])
+        assert not here.transports["main"].calls
+
+    run(test())
+
+
+def test_a_terminated_deployment_does_not_live() -> None:
+    async def test() -> None:
+        here = World({"main": FakeTransport()}, user_config({}, terminated=True))
+        assert (await here.get(path="/livez", method="GET")).status == 503
+
+    run(test())
+
+
+def test_the_deployment_is_ready_when_main_is_whatever_a_canary_is() -> None:
+    async def test() -> None:
+        here = World({"main": FakeTransport(), "a": FakeTransport(routable=0)})
+        assert (await here.get(path="/readyz", method="GET")).status == 200
+        assert len(here.transports["main"].calls) == 1
+        down = World({"main": FakeTransport(routable=0), "a": FakeTransport()})
+        answer = await down.get(path="/readyz", method="GET")
+        assert (answer.status, answer.header(b"content-type")) == (503, [b"application/json"])
+
+    run(test())

@@ -62,3 +62,27 @@ def test_a_router_can_be_told_that_requests_wait() -> None:
     assert "curr_num_replicas" in inspect.signature(manager.should_send_scaled_to_zero_optimized_push).parameters
     assert "self._metrics_manager = " in inspect.getsource(router.AsyncioRouter)
     assert isinstance(router.Router.event_loop, property)
+
+
+def test_a_handle_can_be_given_a_router_that_knows_one_replica() -> None:
+    from ray.serve._private import router
+    from ray.serve._private.request_router.common import PendingRequest
+    from ray.serve._private.request_router.replica_wrapper import RunningReplica
+    from ray.serve.handle import DeploymentHandle
+
+    wanted = {"init_options", "handle_options", "_router", "_request_counter", "_handle_id"}
+    assert wanted <= set(inspect.signature(DeploymentHandle.__init__).parameters)
+    assert "router.assign_request(" in inspect.getsource(DeploymentHandle._remote)
+    assert {"args", "kwargs", "metadata"} <= set(inspect.signature(PendingRequest).parameters)
+    assert list(inspect.signature(RunningReplica.try_send_request).parameters) == ["self", "pr", "with_rejection"]
+    assert hasattr(router.SingletonThreadRouter, "_wrap_asyncio_call_in_future")
+    assert "self._asyncio_loop = " in inspect.getsource(router.CurrentLoopRouter)
+    completion = inspect.signature(router.AsyncioRouter._register_completion_callback).parameters
+    assert list(completion) == ["self", "result", "replica", "pr"]
+    assert "self._request_router_initialized" in inspect.getsource(router.AsyncioRouter.__init__)
+
+
+def test_the_replica_set_is_another_dictionary_after_every_change() -> None:
+    from ray.serve._private.request_router.request_router import RequestRouter
+
+    assert "self._replicas = new_replicas" in inspect.getsource(RequestRouter)

@@ -68,6 +68,11 @@ class Clients:
         """Take and answer an image file."""
         return file
 
+    @bentoml.api
+    async def picture_size(self, file: Annotated[Path, ContentType("image/png")]) -> int:
+        """Take an image file."""
+        return file.stat().st_size
+
     @bentoml.task
     async def job(self, text: str, seconds: float = 0) -> str:
         """Work in the background."""
