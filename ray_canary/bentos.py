@@ -55,6 +55,7 @@ class BentoInfo:
     path: Path
     requirements: str = ""
     asked_for: str = ""
+    has_tasks: bool = False
 
     @property
     def tag(self) -> str:
@@ -144,6 +145,7 @@ def _info(path: Path, tag: str, data: Mapping[str, Any]) -> BentoInfo:
         path=path,
         requirements=_requirements(path, data),
         asked_for=_text(path / "env" / "python" / "requirements.in"),
+        has_tasks=any(route.get("is_task") for route in (data.get("schema") or {}).get("routes") or ()),
     )
 
 

@@ -99,7 +99,9 @@ class Traffic(_Model):
         default=None, description="How many requests in progress a replica is good for; scaling aims at it."
     )
     external_queue: Flag | None = Field(
-        default=None, description="Whether requests above `concurrency` wait outside of the replicas; no effect yet."
+        default=None,
+        description="Whether requests above `concurrency` wait in a queue outside of the replicas; the entry service's "
+        "only, and `max_concurrency` has no effect then.",
     )
 
 
@@ -217,6 +219,14 @@ class Hosts(_Model):
     )
 
 
+class Queue(_Model):
+    """The queues of targets with `external_queue`."""
+
+    max_depth: Positive = Field(
+        default=10_000, description="How many requests may wait in a target's queue; one more is answered with 429."
+    )
+
+
 class Secret(_Model):
     """How a secret reaches the Bentos that name it. The folder of its name on the node holds a file for each key."""
 
@@ -239,6 +249,7 @@ class RayBlock(_Model):
     route_prefix: RoutePrefix = Field(default="/", description="The path under which the Deployment answers.")
     http: Block[Http] = Field(default=Http(), description="Where Serve listens.")
     ingress: Block[Ingress] = Field(default=Ingress(), description="The deployment in front.")
+    queue: Block[Queue] = Field(default=Queue(), description="The queues of targets with `external_queue`.")
     hosts: Block[Hosts] = Field(default=Hosts(), description="The deployments that run Bento services.")
     applications: Block[dict[str, ApplicationName]] = Field(
         default={}, description="The Serve application that serves a target, where it isn't the one of its role."

@@ -48,9 +48,31 @@ UNAVAILABLE = Metric(
 TARGET_WAIT = Metric(
     "histogram",
     "canary_target_wait_seconds",
-    "Seconds that a request waited in the ingress until it was sent to a replica or given up.",
+    "Seconds that a request waited for a replica, after its turn in a queue, until it was sent or given up.",
     _TARGET,
     (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
+)
+QUEUE_WAIT = Metric(
+    "histogram",
+    "canary_queue_wait_seconds",
+    "Seconds from a request's arrival to its turn in its version's queue.",
+    _TARGET,
+    (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 300.0),
+)
+QUEUE_DEPTH = Metric(
+    "gauge",
+    "canary_queue_depth",
+    "Requests of this ingress replica that wait in a version's queue; their sum is what waits for the version.",
+    _TARGET,
+)
+QUEUE_OLDEST = Metric(
+    "gauge",
+    "canary_queue_oldest_seconds",
+    "Seconds that the oldest of them has waited; the greatest over the ingress replicas counts.",
+    _TARGET,
+)
+QUEUE_REFUSED = Metric(
+    "counter", "canary_queue_refused", "Requests answered 429 because their version's queue was full.", _TARGET
 )
 IN_FLIGHT = Metric(
     "gauge", "canary_in_flight", "Requests of a version that this ingress replica is waiting for.", _TARGET
@@ -77,6 +99,10 @@ ALL: tuple[Metric, ...] = (
     FAILOVERS,
     UNAVAILABLE,
     TARGET_WAIT,
+    QUEUE_WAIT,
+    QUEUE_DEPTH,
+    QUEUE_OLDEST,
+    QUEUE_REFUSED,
     IN_FLIGHT,
     CONFIGURED_WEIGHT,
     EFFECTIVE_WEIGHT,

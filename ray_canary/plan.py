@@ -129,6 +129,9 @@ class TargetPlan(_Model):
     timeout_s: float = Field(description="Seconds to the first byte of a response.")
     capacity: int = Field(description="Requests at once that a replica takes before others should wait.")
     cold_start_timeout_s: float = Field(description="Seconds that a request may wait for a first replica.")
+    max_queue_depth: int | None = Field(
+        default=None, description="Requests that may wait in its queue; none: it has no queue."
+    )
     dependencies: DependenciesPlan = DependenciesPlan()
 
 
@@ -207,7 +210,7 @@ class _Resolver:
             targets={target.key: target for target in targets if target},
             ray=self._file.ray,
             file=self._file.to_dict(),
-            warnings=(*self._file.warnings(), *self._warnings),
+            warnings=(*self._file.warnings(), *dict.fromkeys(self._warnings)),
             defaults=tuple(self._defaults.values()),
         )
 
@@ -224,6 +227,8 @@ class _Resolver:
         secrets = tuple(self._secret(name) for name in inheritance.secrets(self._file, version))
         self._check_envs(key, place, services[bento.entry_service], secrets, bento)
         entry = services[bento.entry_service]
+        if bento.has_tasks and (warning := _task_warning(key, f"{place}services.{entry.name}.scaling", entry.scaling)):
+            self._warnings.append(warning)
         return TargetPlan(
             deployment=self._file.name,
             key=key,
@@ -239,6 +244,9 @@ class _Resolver:
             timeout_s=float(_traffic(entry, bento).get("timeout") or _BENTOML_TIMEOUT_S),
             capacity=_concurrency(entry, bento) or entry.max_ongoing_requests,
             cold_start_timeout_s=self._cold_start_timeout(version, entry.name),
+            max_queue_depth=self._file.ray.queue.max_depth
+            if _queued(entry.config_overrides, bento.services[entry.name].config)
+            else None,
             dependencies=self._dependencies(key, place, bento),
         )
 
@@ -310,6 +318,12 @@ class _Resolver:
         hosts = self._file.ray.hosts
         # 429 is the Bento's answer to too many requests: Serve must not hold them back before.
         max_ongoing = max(hosts.max_ongoing_requests, 2 * int(traffic.get("max_concurrency") or 0))
+        if _queued(overrides, bento.services[name].config):
+            if name == bento.entry_service:
+                max_ongoing = int(traffic["concurrency"])
+                overrides = self._queue(place, overrides, traffic)
+            else:
+                self._no_queue(place)
         plan = ServicePlan(
             name=name,
             depends=bento.services[name].depends,
@@ -328,6 +342,21 @@ class _Resolver:
         return plan.model_copy(
             update={"scaling": plan.scaling.model_copy(update={"target_ongoing_requests": float(concurrency)})}
         )
+
+    def _queue(self, place: str, overrides: Mapping[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `overrides` for a service with a queue: the Bento has nothing to refuse."""
+        if "max_depth" not in _mapping((self._file.to_dict().get("ray") or {}).get("queue")):
+            reason = "a queue that never drains must not fill the ingress's memory"
+            self._default("ray.queue.max_depth", f"{self._file.ray.queue.max_depth}", reason)
+        if not traffic.get("max_concurrency"):
+            return dict(overrides)
+        path = f"{place}.config_overrides.traffic.max_concurrency"
+        self._warnings.append(f"{path}: has no effect: external_queue holds back what is above concurrency")
+        return {**overrides, "traffic": {**_mapping(overrides.get("traffic")), "max_concurrency": None}}
+
+    def _no_queue(self, place: str) -> None:
+        path = f"{place}.config_overrides.traffic.external_queue"
+        self._warnings.append(f"{path}: has no effect: only the entry service has a queue")
 
     def _says_type(self, place: str, version: Version | None, name: str) -> str:
         """Return where in the file a target's instance type stands: a mistake that is inherited is main's."""
@@ -431,6 +460,17 @@ def free_name(name: str, taken: Container[str]) -> str:
     return name if name not in taken else next(one for one in numbered if one not in taken)
 
 
+def _task_warning(key: str, path: str, scaling: ScalingPlan) -> str | None:
+    """Say what scaling does to the results of tasks, which are kept in the replica that took the task."""
+    if scaling.min_replicas == scaling.max_replicas:
+        return None
+    return (
+        f"{path}: {key} has tasks, and may scale from {scaling.max_replicas} to {scaling.min_replicas} replicas: one "
+        "that goes ends its tasks, and takes their results with it. Fetch results soon, or set min_replicas to "
+        "max_replicas"
+    )
+
+
 def _traffic(service: ServicePlan, bento: BentoInfo) -> dict[str, Any]:
     own = _mapping(bento.services[service.name].config.get("traffic"))
     return {**own, **_mapping(service.config_overrides.get("traffic"))}
@@ -446,6 +486,18 @@ def _concurrency(service: ServicePlan, bento: BentoInfo) -> int | None:
     if said is None and not (own.get("external_queue") and own.get("concurrency") == 1):
         said = own.get("concurrency")
     return int(said) if said else None
+
+
+def _queued(overrides: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether somebody chose a queue for a service: in the file, or in the Bento by more than having a task.
+
+    A Bento with tasks says `external_queue: true` and `concurrency: 1` by itself.
+    """
+    said = _mapping(overrides.get("traffic")).get("external_queue")
+    if said is not None:
+        return bool(said)
+    traffic = _mapping(own.get("traffic"))
+    return bool(traffic.get("external_queue")) and (traffic.get("concurrency") or 1) != 1
 
 
 def _said(model: BaseModel | None) -> dict[str, Any]:

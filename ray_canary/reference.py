@@ -71,6 +71,7 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.http.**", Restarts.UNTIL_START),
     ("ray.ingress.num_cpus", Restarts.INGRESS),
     ("ray.ingress.**", Restarts.NOTHING),
+    ("ray.queue.**", Restarts.NOTHING),
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
     ("ray.secrets.**", Restarts.USERS),
@@ -376,7 +377,7 @@ _METRICS: Final = (
 Every ingress replica counts these, and Ray exports them on each node beside its own metrics. `canary_deployment` is
 the Deployment's name, `bento_version` is `main` or a version's key. The labels `deployment`, `application` and
 `replica` are Serve's own, and name the ingress. `status_class` is `2xx`, `3xx`, `4xx` or `5xx`. `split_reason` is what
-`X-Bento-Split` says: `keyed`, `random`, `no-key` or `failover`.
+`X-Bento-Split` says: `keyed`, `random`, `no-key`, `pinned`, `system`, `task` or `failover`.
 [Operations](operations.md#what-to-alert-on) has queries."""
 )
 

@@ -45,7 +45,6 @@ _CREDENTIAL = re.compile(
 )
 _TOO_SHORT = 6  # A token of a tokenizer, like </s>, is no credential.
 _IN_CLEAR = "looks like a credential, and stands in clear text in Serve's config and the dashboard: use a secret"
-_QUEUE = "has no effect yet: requests are not queued outside of the replicas"
 _RESOURCES = "are ignored: instance_type governs"
 
 
@@ -93,8 +92,6 @@ def _service_warnings(loc: Loc, service: Mapping[str, Any], mains: Mapping[str, 
     yield from _ignored("overrides", (*loc, "config_overrides"), overrides)
     if overrides.get("resources") and (service.get("instance_type") or mains.get("instance_type")):
         yield (*loc, "config_overrides", "resources"), _RESOURCES
-    if _mapping(overrides.get("traffic")).get("external_queue"):
-        yield (*loc, "config_overrides", "traffic", "external_queue"), _QUEUE
 
 
 def _ignored(block: str, loc: Loc, data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:

@@ -16,6 +16,10 @@ from ray_canary.serving.http import Message, Receive, Scope, Send
 _KEEP_CONNECTIONS: Final = {"max_requests": 2**62, "max_age": 1e12}
 
 
+#: Where an app's state holds its store of tasks.
+_TASKS: Final = "ray_canary_tasks"
+
+
 class MissingEnv(Exception):
     """The Bento needs environment variables that nothing sets."""
 
@@ -125,12 +129,15 @@ async def _answer(scope: Scope, receive: Receive, send: Send, status: int, sente
     await JSONResponse({"error": sentence}, status_code=status)(scope, receive, send)
 
 
-def load(tag: str, service: str, *, runner_map: Mapping[str, str], overrides: Mapping[str, Any]) -> Any:
+def load(
+    tag: str, service: str, *, runner_map: Mapping[str, str], overrides: Mapping[str, Any], task_prefix: str = ""
+) -> Any:
     """Load one service of a Bento into this process and return its ASGI app.
 
-    `runner_map` says where each Bento service that this one depends on is reached (`file://` for a Unix socket);
-    `overrides` are the `config_overrides` of the services by name. The working directory and `sys.path` become the
-    Bento's for good, since its code may read files beside it at any time.
+    The ids of its tasks begin with `task_prefix` and a dot. `runner_map` says where each Bento service that this one
+    depends on is reached (`file://` for a Unix socket); `overrides` are the `config_overrides` of the services by name.
+    The working directory and `sys.path` become the Bento's for good, since its code may read files beside it at any
+    time.
 
     Raises:
         MissingEnv: an environment variable that the Bento requires is not set.
@@ -155,7 +162,54 @@ def load(tag: str, service: str, *, runner_map: Mapping[str, str], overrides: Ma
     _describe(loaded, is_main=loaded is entry)
     _apply(loaded, overrides)
     server_on_deployment(loaded)
-    return _build_app(loaded, is_main=loaded is entry)
+    return _build_app(loaded, is_main=loaded is entry, task_prefix=task_prefix)
+
+
+async def has_task(app: Any, task_id: str) -> bool:
+    """Return whether a Bento's app, once started up, has a task; BentoML forgets one a day after its end."""
+    store = getattr(app.state, _TASKS, None)
+    if store is None:
+        return False
+    try:
+        await store.get_status(task_id)
+    except KeyError:
+        return False
+    return True
+
+
+class _PlacedTasks:
+    """BentoML's store of tasks; to everybody else, the tasks' ids begin with where the store is."""
+
+    def __init__(self, store: Any, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+
+    async def new_entry(self, name: str, request: Any) -> str:
+        return f"{self._prefix}.{await self._store.new_entry(name, request)}"
+
+    async def get(self, task_id: str) -> Any:
+        return await self._store.get(self._own(task_id))
+
+    async def get_status(self, task_id: str) -> Any:
+        import attrs
+
+        return attrs.evolve(await self._store.get_status(self._own(task_id)), task_id=task_id)
+
+    async def set_status(self, task_id: str, status: Any) -> None:
+        await self._store.set_status(self._own(task_id), status)
+
+    async def set_result(self, task_id: str, result: Any, status: Any) -> None:
+        await self._store.set_result(self._own(task_id), result, status)
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._store.__aexit__(*error)
+
+    def _own(self, task_id: str) -> str:
+        """Return BentoML's own id. Raises KeyError for one of another replica."""
+        prefix, dot, own = task_id.rpartition(".")
+        if not dot or prefix != self._prefix:
+            raise KeyError(task_id)
+        return own
 
 
 def _configure_logging() -> None:
@@ -222,7 +276,7 @@ def _apply(service: Any, overrides: Mapping[str, Any]) -> None:
     service.inject_config()
 
 
-def _build_app(service: Any, *, is_main: bool) -> Any:
+def _build_app(service: Any, *, is_main: bool, task_prefix: str) -> Any:
     from _bentoml_impl.server.app import ServiceAppFactory
     from bentoml._internal.server.http.traffic import TimeoutMiddleware
 
@@ -234,5 +288,12 @@ def _build_app(service: Any, *, is_main: bool) -> Any:
                 if middleware.cls is TimeoutMiddleware:
                     middleware.cls = FirstByteTimeout
             return middlewares
+
+        async def create_instance(self, app: Any) -> None:
+            await super().create_instance(app)
+            if service.needs_task_db():
+                placed = _PlacedTasks(vars(self)["_result_store"], task_prefix)
+                self.__dict__["_result_store"] = placed
+                setattr(app.state, _TASKS, placed)
 
     return AppFactory(service, is_main=is_main)()

@@ -48,12 +48,20 @@ def ingress_deployment(plan: Plan, settings: IngressSettings) -> Config:
     return {
         "name": INGRESS_DEPLOYMENT,
         "num_replicas": ingress.num_replicas,
-        "max_ongoing_requests": ingress.max_ongoing_requests,
+        "max_ongoing_requests": _ingress_requests(plan),
         "max_surge_percent": 100,
         "graceful_shutdown_timeout_s": plan.ray.hosts.graceful_shutdown_timeout_s,
         "ray_actor_options": {"num_cpus": ingress.num_cpus},
         "user_config": settings.model_dump(mode="json"),
     }
+
+
+def _ingress_requests(plan: Plan) -> int:
+    """Return how many requests an ingress replica takes at once: its own number, and all that may wait in a queue.
+
+    What it doesn't take waits in front of it, where it is nobody's turn.
+    """
+    return plan.ray.ingress.max_ongoing_requests + sum(target.max_queue_depth or 0 for target in plan.targets.values())
 
 
 def ingress_settings(plan: Plan) -> IngressSettings:
@@ -97,6 +105,7 @@ def target_settings(target: TargetPlan) -> TargetSettings:
         arm=target.arm,
         timeout_s=target.timeout_s,
         capacity=target.capacity,
+        max_queue_depth=target.max_queue_depth,
         cold_start_timeout_s=target.cold_start_timeout_s,
         scales_to_zero=target.services[target.entry_service].scaling.min_replicas == 0,
     )

@@ -6,15 +6,26 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from ray_canary.keys import header_key, query_key
+from ray_canary.serving.gate import OPEN, Closed, Full, Place
 from ray_canary.serving.settings import MAIN, IngressSettings
 from ray_canary.serving.targets import Target
-from ray_canary.serving.transport import Broken, Call, NotSent
+from ray_canary.serving.tasks import Task, asked_for
+from ray_canary.serving.transport import Broken, Call, Gone, NotSent
 from ray_canary.serving.wire import Head, Request
 from ray_canary.splitter import Splitter
 
 #: What BentoML serves beside a Bento's own endpoints, and no client asks for by key: main answers.
 _SYSTEM_PATHS: Final = frozenset({"/", "/livez", "/healthz", "/readyz", "/metrics", "/schema.json", "/docs.json"})
+_LIVE: Final = frozenset({"/livez", "/healthz"})
 _SYSTEM_FOLDER: Final = "/static_content/"
+#: Questions about a target that are no work for it: they don't wait in its queue, as they don't count as concurrency
+#: in BentoML.
+_HEALTH_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+
+
+#: Seconds for which a request that met a broken replica keeps its slot: until Serve has noticed, what waits in the
+#: queue would be sent to that replica, and fail as quickly as it comes.
+_BROKEN_S: Final = 0.5
 
 
 class Reason(StrEnum):
@@ -25,17 +36,21 @@ class Reason(StrEnum):
     NO_KEY = "no-key"
     PINNED = "pinned"
     SYSTEM = "system"
+    TASK = "task"
     FAILOVER = "failover"
 
 
 class Unanswered(Exception):
     """No target answered; the client gets a status and a sentence instead."""
 
-    def __init__(self, status: int, sentence: str, target: str, reason: Reason) -> None:
+    def __init__(
+        self, status: int, sentence: str, target: str, reason: Reason, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(sentence)
         self.status = status
         self.target = target
         self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
 class Observer(Protocol):
@@ -43,6 +58,12 @@ class Observer(Protocol):
 
     def waited(self, target: str, seconds: float) -> None:
         """A request waited that long for a replica of `target`."""
+
+    def queued(self, target: str, seconds: float) -> None:
+        """A request waited that long in the queue of `target` for its turn."""
+
+    def refused(self, target: str) -> None:
+        """A request found the queue of `target` full."""
 
     def failed_over(self, target: str) -> None:
         """A request that was meant for `target` went to main."""
@@ -62,6 +83,12 @@ class Answer:
     reason: Reason
     head: Head
     call: Call
+    place: Place
+
+    def end(self) -> None:
+        """Note that the response has been sent to its end, or as far as it will be: the replica has room again."""
+        self.target.in_flight -= 1
+        self.place.leave()
 
 
 class Dispatcher:
@@ -102,86 +129,234 @@ class Dispatcher:
             return None
         return header_key(request.headers, self._name) if self._by_header else query_key(request.query, self._name)
 
+    def lives(self, request: Request) -> bool:
+        """Whether a request asks if the Deployment lives: if it can be asked, it does.
+
+        A version that is asked for by key answers for itself. That main is down doesn't matter here but to `/readyz`:
+        whoever asks would restart what works.
+        """
+        asks = request.method in ("GET", "HEAD") and request.path in _LIVE and request.line is None
+        return asks and self._key(request) is None
+
     async def answer(self, request: Request, arrived: float, pinned: str | None = None) -> Answer:
         """Get the beginning of a response for `request`, which arrived at loop time `arrived`.
 
-        `pinned` is the target that the request asks for, if it may: then no other one answers it. Else there are four
-        cases:
+        `pinned` is the target that the request asks for, if it may: then no other one answers it. A request about a
+        task goes to the replica that has the task, and nowhere else. Else there are five cases:
 
-        1. The chosen target is ready and answers.
+        1. The chosen target is ready and answers, where it has a queue when it is the request's turn.
         2. A canary isn't ready, or loses its last replica before it takes the request: main answers, if it has room.
-        3. main isn't ready, loses its last replica, or has no room for another's request: 503.
-        4. The target has the request and breaks (502), or sends no first byte in time (504). Nobody else gets it.
+        3. main isn't ready, loses its last replica, or has no room for another's request: 503. Where the target has a
+           queue, its requests wait in it until there is a replica again.
+        4. The target's queue is full: 429.
+        5. The target has the request and breaks (502), or sends no first byte in time (504). Nobody else gets it.
 
         Raises:
-            Unanswered: cases 3 and 4.
+            Unanswered: cases 3 to 5; 404 for a task whose version or replica has gone.
         """
+        if task := asked_for(request):
+            return await self._ask_about(task, request, arrived, pinned)
         key, reason = (pinned, Reason.PINNED) if pinned is not None else self.choose(request)
         target = self.targets[key]
-        failure = f"{key} is not ready"
-        if target.ready:
+        clock = _Clock(arrived)
+        elsewhere = key != MAIN and reason is not Reason.PINNED
+        failure, status = f"{key} is not ready", 503
+        if target.ready or (target.keeps_requests and not elsewhere):
             try:
-                return await self._send(target, reason, request, arrived)
+                return await self._send(target, reason, request, clock)
             except NotSent as error:
                 failure = f"{key} took no request: {error}"
+                status = 504 if isinstance(error, _NeverWoke) else 503
                 request = request.again()
-        if key != MAIN and reason is not Reason.PINNED:
-            return await self._fail_over(request, arrived, key)
-        raise self._unavailable(failure, key, reason)
+        if elsewhere:
+            return await self._fail_over(request, clock, key)
+        raise self._unavailable(failure, key, reason, status)
 
-    async def _fail_over(self, request: Request, arrived: float, meant_for: str) -> Answer:
+    async def _ask_about(self, task: Task, request: Request, arrived: float, pinned: str | None) -> Answer:
+        """Send a request about a task to the replica that the task's id names."""
+        reason = Reason.TASK if pinned is None else Reason.PINNED
+        key = self._with_task(task, pinned)
+        if key is None:
+            where = f"application {task.place.application}, and {pinned or 'this Deployment'} is served by another one"
+            sentence = f"Not Found: this task was submitted to {where}"
+            raise Unanswered(404, sentence, pinned or MAIN, reason)
+        request.replica = task.place.replica
+        try:
+            return await self._send(self.targets[key], reason, request, _Clock(arrived))
+        except Gone:
+            replica = f"replica {task.place.replica} of {key}"
+            sentence = f"Not Found: {replica} had this task and has gone, and its tasks and their results with it"
+            raise Unanswered(404, sentence, key, reason) from None
+        except NotSent as error:
+            raise self._unavailable(f"{key} took no request: {error}", key, reason) from error
+
+    def _with_task(self, task: Task, pinned: str | None) -> str | None:
+        """Return the target whose replica took a task, `pinned` if that is given; None if there is none."""
+        place = (task.place.application, task.place.deployment)
+        keys = self.targets if pinned is None else [pinned]
+        return next((key for key in keys if self.targets[key].transport.place == place), None)
+
+    async def _fail_over(self, request: Request, clock: "_Clock", meant_for: str) -> Answer:
         main = self.targets[MAIN]
-        if not (main.ready and main.has_room(self.settings.ingress_replicas)):
+        if not (main.ready and (main.gate.holds or main.has_room(self.settings.ingress_replicas))):
             failure = f"{meant_for} is not ready, and main has no room for its requests"
             raise self._unavailable(failure, meant_for, Reason.FAILOVER)
-        self._observer.failed_over(meant_for)
         try:
-            return await self._send(main, Reason.FAILOVER, request, arrived)
+            answer = await self._send(main, Reason.FAILOVER, request, clock, spare=True)
         except NotSent as error:
             failure = f"{meant_for} is not ready, and main took no request: {error}"
             raise self._unavailable(failure, meant_for, Reason.FAILOVER) from error
+        except Unanswered:
+            self._observer.failed_over(meant_for)
+            raise
+        self._observer.failed_over(meant_for)
+        return answer
 
-    def _unavailable(self, failure: str, meant_for: str, reason: Reason) -> Unanswered:
+    def _unavailable(self, failure: str, meant_for: str, reason: Reason, status: int = 503) -> Unanswered:
         self._observer.unavailable(meant_for)
-        return Unanswered(503, f"Service Unavailable: {failure}", meant_for, reason)
+        sentence = f"Service Unavailable: {failure}" if status == 503 else f"Gateway Timeout: {failure}"
+        return Unanswered(status, sentence, meant_for, reason)
 
-    async def _send(self, target: Target, reason: Reason, request: Request, arrived: float) -> Answer:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        limit = target.limit_s
-        if began >= arrived + limit:
-            raise _too_late(target, reason, limit)
-        call = target.transport.send(request)
-        waiting = _Wait(target, request, call, target.wait_s(self.settings.target_wait_s))
-        answered = False
-        target.in_flight += 1
+    async def _send(
+        self, target: Target, reason: Reason, request: Request, clock: "_Clock", *, spare: bool = False
+    ) -> Answer:
+        """Get an answer from `target`, within its time; a `spare` request takes only room that nobody waits for.
+
+        Raises:
+            NotSent: nothing of the request was sent; someone else may answer it.
+            Unanswered: it has had its chance.
+        """
+        limit_s = target.settings.timeout_s
         try:
-            async with asyncio.timeout_at(arrived + limit):
-                head = await call.head()
-            answered = True
-            return Answer(target, reason, head, call)
+            async with asyncio.timeout_at(clock.since + limit_s) as limit:
+                if asyncio.get_running_loop().time() >= clock.since + limit_s:
+                    raise TimeoutError
+                while True:
+                    try:
+                        return await self._try(target, reason, request, clock, limit, spare)
+                    except NotSent as error:
+                        # A queue keeps what it let in, and so does a target that has just fallen asleep.
+                        stays = target.asleep or target.keeps_requests or isinstance(error, _QueueMoved)
+                        if spare or not stays:
+                            raise
+                        request = request.again()
         except TimeoutError:
-            raise _too_late(target, reason, limit) from None
+            if clock.stands:
+                raise clock.never_woke(target) from None
+            sentence = f"Not able to process the request in {limit_s:g} seconds"
+            raise Unanswered(504, sentence, target.key, reason) from None
         except Broken as error:
             raise Unanswered(502, f"Bad Gateway: {target.key} broke: {error}", target.key, reason) from error
+
+    async def _try(
+        self, target: Target, reason: Reason, request: Request, clock: "_Clock", limit: asyncio.Timeout, spare: bool
+    ) -> Answer:
+        # A question about a task is for one replica, which works on the task whether it is asked or not.
+        apart = request.path in _HEALTH_PATHS or request.replica is not None
+        gate = OPEN if apart else target.gate
+        place = gate.enter(clock.arrived, spare)
+        target.in_flight += 1
+        answered = False
+        kept_s = 0.0
+        try:
+            await clock.wake(target, limit, counted=gate.holds)
+            if not (target.ready or gate.holds):
+                raise NotSent("it is not ready")
+            await place.turn()
+            if gate.holds:
+                self._observer.queued(target.key, asyncio.get_running_loop().time() - clock.arrived)
+            head, call = await self._begin(target, request, place)
+            answered = True
+            return Answer(target, reason, head, call, place)
+        except Closed:
+            sentence = "its queue has gone"
+            raise (NotSent(sentence) if target.gate is gate else _QueueMoved(sentence)) from None
+        except Full as full:
+            if spare:
+                raise NotSent("it has no room") from None
+            self._observer.refused(target.key)
+            sentence = f"Too many requests: the queue of {target.key} is full"
+            raise Unanswered(429, sentence, target.key, reason, full.retry_after_s) from None
+        except Broken:
+            kept_s = _BROKEN_S
+            raise
+        finally:
+            if not answered:
+                target.in_flight -= 1
+                if kept_s:
+                    asyncio.get_running_loop().call_later(kept_s, place.leave)
+                else:
+                    place.leave()
+
+    async def _begin(self, target: Target, request: Request, place: Place) -> tuple[Head, Call]:
+        """Send a request and wait for the beginning of the response."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        call = target.transport.send(request)
+        place.sent(call)
+        waiting = _Wait(target, request, call, self.settings.target_wait_s)
+        answered = False
+        try:
+            head = await call.head()
+            answered = True
+            return head, call
         finally:
             waiting.cancel()
             self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
             if not answered:
-                target.in_flight -= 1
                 # Nobody waits for it any more: what has not been sent must not be sent later.
                 request.withdraw()
                 call.cancel()
 
 
+class _QueueMoved(NotSent):
+    """The target goes on with another queue, or without one."""
+
+
+class _NeverWoke(NotSent):
+    """No replica of a target at zero started in time."""
+
+
+class _Clock:
+    """How long a request has taken, in loop time: from its arrival, but not while it wakes a target."""
+
+    def __init__(self, arrived: float) -> None:
+        self.arrived = arrived
+        #: Since when the request's time runs.
+        self.since = arrived
+        #: Whether it stands still now, because a target has to start first.
+        self.stands = False
+        self._woke = False
+
+    async def wake(self, target: Target, limit: asyncio.Timeout, *, counted: bool) -> None:
+        """Wait until `target` has a replica, if it stands at zero, and let the request's time begin then.
+
+        That happens once in a request's life, so that no version can keep it for ever by coming and going.
+        """
+        if not target.asleep:
+            return
+        if self._woke:
+            await target.awake(counted)
+            return
+        loop = asyncio.get_running_loop()
+        self._woke = self.stands = True
+        limit.reschedule(loop.time() + target.settings.cold_start_timeout_s)
+        await target.awake(counted)
+        self.stands = False
+        self.since = loop.time()
+        limit.reschedule(self.since + target.settings.timeout_s)
+
+    def never_woke(self, target: Target) -> _NeverWoke:
+        """Say that no replica has started in time; the time of the request begins now, for whoever else answers it."""
+        self.stands = False
+        self.since = asyncio.get_running_loop().time()
+        return _NeverWoke(f"no replica has started within {target.settings.cold_start_timeout_s:g} seconds")
+
+
 def _is_system(request: Request) -> bool:
-    if request.method not in ("GET", "HEAD"):
+    if request.line is not None or request.method not in ("GET", "HEAD"):
         return False
     return request.path in _SYSTEM_PATHS or request.path.startswith(_SYSTEM_FOLDER)
-
-
-def _too_late(target: Target, reason: Reason, limit: float) -> Unanswered:
-    return Unanswered(504, f"Not able to process the request in {limit:g} seconds", target.key, reason)
 
 
 class _Wait:

@@ -26,6 +26,18 @@ class Incomplete(Exception):
     """The app ended before its response did."""
 
 
+def keep(task: asyncio.Task[None]) -> None:
+    """Keep an app that runs from being forgotten, until it has ended."""
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+
+
+async def all_done() -> None:
+    """Wait until every app that runs has ended, what it does after its response included: BentoML's tasks."""
+    while _running:
+        await asyncio.wait(set(_running))
+
+
 class Exchange:
     """One request and its response, on their way through an ASGI app."""
 
@@ -52,8 +64,7 @@ class Exchange:
             Incomplete: the app ended before its response did.
         """
         running = asyncio.get_running_loop().create_task(self._run(app))
-        _running.add(running)
-        running.add_done_callback(_running.discard)
+        keep(running)
         try:
             start = await self._next()
             # A plain response is complete by now, and becomes one message.

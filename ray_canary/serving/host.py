@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ray_canary.plan import SecretPlan
-from ray_canary.serving import bento_app, failures, secrets
+from ray_canary.serving import bento_app, exchange, failures, secrets, tasks
 from ray_canary.serving.bridge import Bridge
 from ray_canary.serving.exchange import Exchange
+from ray_canary.serving.http import error_body
 from ray_canary.serving.redaction import Redactor
 from ray_canary.serving.serve_private import HandleTransport
 from ray_canary.serving.transport import Transport
+from ray_canary.serving.websocket_host import Socket
 from ray_canary.serving.wire import Head, Request
 
 _PREFIX: Final = "ray-canary-replica-"
@@ -64,17 +67,23 @@ class BentoHost:
             self._hide.watch_logs()
             found.use(self._folder.path, own_envs())
         await self._bridge.start()
+        load = partial(bento_app.load, task_prefix=self.place().prefix())
         self._app = await asyncio.to_thread(
-            bento_app.load, bento, service, runner_map=self._bridge.runner_map(), overrides=overrides
+            load, bento, service, runner_map=self._bridge.runner_map(), overrides=overrides
         )
         lifespan = bento_app.Lifespan(self._app)
         await lifespan.startup()
         self._lifespan = lifespan
 
     async def __del__(self) -> None:
-        """Run the Bento's shutdown hooks; Serve awaits this once the replica has drained, or has failed to start."""
+        """Run the Bento's shutdown hooks; Serve awaits this once the replica has drained, or has failed to start.
+
+        Tasks that are under way end first. Serve doesn't count them, since their submission has been answered, but it
+        waits here for as long as the graceful shutdown may take, and then kills the process.
+        """
         if hasattr(self, "_lifespan"):
             try:
+                await exchange.all_done()
                 await self._lifespan.shutdown()
             finally:
                 await self._clean_up()
@@ -90,14 +99,32 @@ class BentoHost:
         """Return the way to an inner service."""
         return HandleTransport(handle.app_name, handle.deployment_name)
 
+    @staticmethod
+    def place() -> tasks.Place:
+        """Return which replica this is."""
+        context = serve.get_replica_context()
+        return tasks.Place(context.app_name, context.deployment, context.replica_tag)
+
     async def answer(self, request: Request) -> AsyncIterator[Head | bytes]:
         """Run one request through the Bento: first a `Head`, then the rest of the body as it comes."""
-        response = Exchange(request).run(self._app, self._tag)
+        if (task := tasks.asked_for(request)) and not await bento_app.has_task(self._app, task.id):
+            yield self._no_such_task()
+            return
+        if request.line is not None:
+            response = Socket(request, self._tag).run(self._app)
+        else:
+            response = Exchange(request).run(self._app, self._tag)
         try:
             async for part in response:
                 yield part
         finally:
             await response.aclose()  # type: ignore[attr-defined]
+
+    def _no_such_task(self) -> Head:
+        """Say so here: an id that was made up must not lead to any path of a version that no user is sent to."""
+        sentence = "Not Found: there is no such task in this replica; results are kept for a day"
+        headers, body = error_body(sentence)
+        return Head(404, headers, self._tag, body, False)
 
 
 def node_address() -> str:

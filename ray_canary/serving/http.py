@@ -120,11 +120,23 @@ async def relay(head: Head, headers: HeaderList, call: Call, send: Send) -> None
             call.cancel()
 
 
+def error_body(sentence: str) -> tuple[HeaderList, bytes]:
+    """Return the headers and the body of an error in BentoML's shape: `{"error": "..."}`."""
+    body = json.dumps({"error": sentence}).encode()
+    return [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())], body
+
+
 async def send_error(send: Send, status: int, sentence: str, headers: HeaderList | None = None) -> None:
     """Answer in BentoML's shape: `{"error": "..."}`."""
-    body = json.dumps({"error": sentence}).encode()
-    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    own, body = error_body(sentence)
     if status == 503:
         own.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": [*own, *(headers or [])]})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def send_alive(send: Send, headers: HeaderList) -> None:
+    """Answer `/livez` as BentoML does."""
+    own = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"1")]
+    await send({"type": "http.response.start", "status": 200, "headers": [*own, *headers]})
+    await send({"type": "http.response.body", "body": b"\n", "more_body": False})

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,11 +13,14 @@ from ray_canary.serving.access import Gate, TokenWatch
 from ray_canary.serving.dispatch import Dispatcher
 from ray_canary.serving.http import Receive, Scope, Send
 from ray_canary.serving.passthrough import PassThrough
+from ray_canary.serving.queue import Limits
+from ray_canary.serving.queue_actor import RayDesk
+from ray_canary.serving.queue_client import QueueClient
 from ray_canary.serving.recorder import Recorder
-from ray_canary.serving.serve_private import HandleTransport, request_id
+from ray_canary.serving.serve_private import HandleTransport, node_address, request_id
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.sleepers import Sleepers
-from ray_canary.serving.targets import Connections, Target
+from ray_canary.serving.targets import Connections, Queues, Target
 from ray_canary.splitter import Splitter
 
 logger = logging.getLogger("ray.serve")
@@ -40,13 +44,14 @@ class Ingress:
         """Make the ingress of `deployment`; `versions` only make Serve deploy them in the same application."""
         self._recorder = Recorder(deployment)
         self._connections = Connections(HandleTransport)
+        self._queues = Queues(self._open_queue)
         self._dispatcher: Dispatcher | None = None
         self._background: asyncio.Task[None] | None = None
         self._sleepers = Sleepers(_statuses, serve.get_replica_context().app_name)
         self._access = TokenWatch()
         self._watching: asyncio.Task[None] | None = None
         gate = Gate(self._access.tokens)
-        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request, gate)
+        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request, gate, node_address)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config` into force, if it is right.
@@ -73,8 +78,10 @@ class Ingress:
         before = self._dispatcher.targets if self._dispatcher else {}
         targets = {key: self._target(key, settings, before.get(key)) for key in settings.split.shares()}
         await _look(list(targets.values()), NEXT_LOOK_S if before else FIRST_LOOK_S)
+        used = [self._queues.put_in_front(target, settings.ingress_replicas) for target in targets.values()]
         splitter = Splitter(settings.split.shares(), settings.deployment, arms=settings.arms())
         self._dispatcher = Dispatcher(settings, targets, splitter, self._recorder)
+        self._queues.close_others(used)
         for key in set(before) - set(targets):
             self._recorder.forget(key)
         if self._background is None:
@@ -89,6 +96,11 @@ class Ingress:
             before.settings = of_target
             return before
         return Target(key, of_target, transport)
+
+    @staticmethod
+    def _open_queue(target: Target, limits: Limits) -> QueueClient:
+        application = target.settings.application or serve.get_replica_context().app_name
+        return QueueClient(partial(RayDesk.reach, application, target.settings.deployment), target.transport, limits)
 
     async def _every_second(self) -> None:
         while True:

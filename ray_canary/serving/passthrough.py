@@ -8,8 +8,9 @@ from itertools import product
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+from ray_canary.serving import websocket
 from ray_canary.serving.access import VERSION_HEADER, Gate
-from ray_canary.serving.dispatch import Answer, Dispatcher, Unanswered
+from ray_canary.serving.dispatch import Answer, Dispatcher, Reason, Unanswered
 from ray_canary.serving.http import (
     BodyTooLarge,
     Disconnected,
@@ -20,6 +21,7 @@ from ray_canary.serving.http import (
     end_to_end,
     read_body,
     relay,
+    send_alive,
     send_error,
     while_connected,
 )
@@ -140,15 +142,22 @@ class PassThrough:
     """Answers HTTP requests by the dispatcher in force."""
 
     def __init__(
-        self, dispatcher: Callable[[], Dispatcher], request_id: Callable[[], str], record: Record, gate: Gate
+        self,
+        dispatcher: Callable[[], Dispatcher],
+        request_id: Callable[[], str],
+        record: Record,
+        gate: Gate,
+        address: Callable[[], str] = lambda: "127.0.0.1",
     ) -> None:
+        """`address` tells where replicas reach this process; they do for websockets."""
+        self._sockets = websocket.Sockets(address)
         self._dispatcher = dispatcher
         self._gate = gate
         self._request_id = request_id
         self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI request; websockets are refused, since a Serve handle can't carry them."""
+        """Answer one ASGI request, or carry one websocket."""
         arrived = time.monotonic()
         dispatcher = self._dispatcher()
         if scope["type"] == "websocket":
@@ -162,20 +171,14 @@ class PassThrough:
             return
         except Disconnected:
             return
+        if dispatcher.lives(request) and pinned is None:
+            await send_alive(send, [(SPLIT_HEADER, Reason.SYSTEM.encode())])
+            return
         answering = self._answer(dispatcher, request, arrived, pinned, send)
         if any(name == _DISCONNECT_DISABLED for name, _ in scope["headers"]):
             await while_connected(answering, receive)
         else:
             await answering  # Serve cancels it when the client leaves.
-
-    async def _websocket(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        code, reason = 1011, "websockets are not supported"
-        try:
-            self._gate.admit(scope["headers"], dispatcher.settings, dispatcher.targets)
-        except Refused as error:
-            code, reason = 1008, str(error)  # a handshake that is closed so is answered 403
-        await send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _answer(
         self, dispatcher: Dispatcher, request: Request, arrived: float, pinned: str | None, send: Send
@@ -186,10 +189,33 @@ class PassThrough:
             if error.status == 502:
                 logger.error("%s", error)
             self._record(error.target, error.reason, error.status)
-            await send_error(send, error.status, str(error), _split_headers(error.target, error.reason))
+            await send_error(send, error.status, str(error), _headers_of(error))
         else:
             self._record(answer.target.key, answer.reason, answer.head.status)
             await _relay(answer, send)
+
+    async def _websocket(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry one websocket; its handshake is read, and let in, as any request is."""
+        arrived = time.monotonic()
+        await receive()
+        try:
+            pinned = self._gate.admit(scope["headers"], dispatcher.settings, dispatcher.targets)
+            request = await self._read(dispatcher, {**scope, "method": "GET"}, websocket.no_body)
+        except Refused as error:
+            await websocket.deny(scope, send, error.status, str(error), error.headers)
+            return
+        async with self._sockets.switchboard.line(websocket.subprotocols(scope)) as (request.line, connected):
+            try:
+                answer = await dispatcher.answer(request, arrived, pinned)
+            except Unanswered as error:
+                self._record(error.target, error.reason, error.status)
+                await websocket.deny(scope, send, error.status, str(error), _headers_of(error))
+                return
+            self._record(answer.target.key, answer.reason, answer.head.status)
+            if answer.head.status == websocket.ACCEPTED:
+                await websocket.converse(answer, _headers(answer), connected, receive, send)
+            else:
+                await websocket.deny_as(scope, send, answer, _headers(answer))
 
     async def _read(self, dispatcher: Dispatcher, scope: Scope, receive: Receive) -> Request:
         settings = dispatcher.settings
@@ -204,7 +230,12 @@ async def _relay(answer: Answer, send: Send) -> None:
     except Broken as error:
         raise CutOff(f"{answer.target.key} broke in the middle of a response: {error}") from error
     finally:
-        answer.target.in_flight -= 1
+        answer.end()
+
+
+def _headers_of(error: Unanswered) -> HeaderList:
+    again = [] if error.retry_after_s is None else [(b"retry-after", str(error.retry_after_s).encode())]
+    return [*again, *_split_headers(error.target, error.reason)]
 
 
 def _headers(answer: Answer) -> HeaderList:

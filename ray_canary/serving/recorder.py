@@ -1,5 +1,6 @@
 """Emits the metrics of one ingress replica through Ray, so that Ray's own Prometheus endpoint has them."""
 
+import time
 from collections import Counter as Tally
 from typing import Any, TypeVar
 
@@ -17,6 +18,15 @@ def _make(metric: metrics.Metric) -> Any:
     return kind(metric.name, metric.description, labels)
 
 
+_STATE = (
+    metrics.CONFIGURED_WEIGHT,
+    metrics.EFFECTIVE_WEIGHT,
+    metrics.IN_FLIGHT,
+    metrics.QUEUE_DEPTH,
+    metrics.QUEUE_OLDEST,
+)
+
+
 class Recorder:
     """Counts in plain Python on the request path; `flush` hands the sums to Ray once in a while."""
 
@@ -29,6 +39,8 @@ class Recorder:
         self._missing_keys = 0
         self._rejected = False
         self._waits: list[tuple[str, float]] = []
+        self._queued: list[tuple[str, float]] = []
+        self._refused: Tally[str] = Tally()
 
     def request(self, target: str, reason: str, status: int) -> None:
         """Count an answered request."""
@@ -41,6 +53,14 @@ class Recorder:
     def waited(self, target: str, seconds: float) -> None:
         """Note how long a request waited for a replica, in seconds."""
         self._waits.append((target, seconds))
+
+    def queued(self, target: str, seconds: float) -> None:
+        """Note how long a request waited for its turn, in seconds."""
+        self._queued.append((target, seconds))
+
+    def refused(self, target: str) -> None:
+        """Count a request that found a queue full."""
+        self._refused[target] += 1
 
     def failed_over(self, target: str) -> None:
         """Count a request that main answers for `target`."""
@@ -63,12 +83,17 @@ class Recorder:
             self._count(metrics.FAILOVERS, count, self._labels(target))
         for target, count in _taken(self._unavailable):
             self._count(metrics.UNAVAILABLE, count, self._labels(target))
+        for target, count in _taken(self._refused):
+            self._count(metrics.QUEUE_REFUSED, count, self._labels(target))
         if self._missing_keys:
             self._count(metrics.MISSING_KEY, self._missing_keys, self._deployment)
             self._missing_keys = 0
         waits, self._waits = self._waits, []
         for target, seconds in waits:
             self._metrics[metrics.TARGET_WAIT.name].observe(seconds, self._labels(target))
+        queued, self._queued = self._queued, []
+        for target, seconds in queued:
+            self._metrics[metrics.QUEUE_WAIT.name].observe(seconds, self._labels(target))
         self._flush_state(shares, targets)
 
     def _flush_state(self, shares: dict[str, int], targets: dict[str, Target]) -> None:
@@ -80,10 +105,12 @@ class Recorder:
             self._set(metrics.CONFIGURED_WEIGHT, shares[key], labels)
             self._set(metrics.EFFECTIVE_WEIGHT, effective[key], labels)
             self._set(metrics.IN_FLIGHT, target.in_flight, labels)
+            self._set(metrics.QUEUE_DEPTH, target.gate.depth, labels)
+            self._set(metrics.QUEUE_OLDEST, target.gate.oldest_s(time.monotonic()), labels)
 
     def forget(self, target: str) -> None:
         """Show a target that has left the Deployment at zero."""
-        for metric in (metrics.CONFIGURED_WEIGHT, metrics.EFFECTIVE_WEIGHT, metrics.IN_FLIGHT):
+        for metric in _STATE:
             self._set(metric, 0, self._labels(target))
 
     def _labels(self, target: str) -> dict[str, str]:

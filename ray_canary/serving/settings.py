@@ -57,6 +57,9 @@ class TargetSettings(_Model):
     arm: Text = Field(description="What seeds this target's hash; it follows the application on promote.")
     timeout_s: Seconds = Field(description="Seconds to the first byte of a response, from arrival.")
     capacity: Positive = Field(description="Requests at once that a replica takes before others should wait.")
+    max_queue_depth: Positive | None = Field(
+        default=None, description="Requests that may wait in its queue, for all ingress replicas; null: it has none."
+    )
     scales_to_zero: Flag = Field(default=False, description="Whether no replica at all can be as intended.")
     cold_start_timeout_s: Seconds = Field(default=300, description="Seconds to wait for a first replica.")
 

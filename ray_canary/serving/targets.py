@@ -1,25 +1,38 @@
 """The targets of one ingress replica: where each one's requests go, whether it is ready, and how busy it is."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
 
+from ray_canary.serving.gate import OPEN, Gate
+from ray_canary.serving.queue import Limits
+from ray_canary.serving.queue_client import QueueClient
 from ray_canary.serving.settings import TargetSettings
-from ray_canary.serving.transport import Transport
+from ray_canary.serving.transport import Scaled
 
-Connect = Callable[[str | None, str], Transport]
+Connect = Callable[[str | None, str], Scaled]
+
+#: Seconds between two looks at a target that requests are waking.
+LOOK_EVERY_S: Final = 0.02
 
 
 class Target:
     """`main` or one canary version, as the ingress sees it."""
 
-    __slots__ = ("in_flight", "key", "may_sleep", "settings", "transport")
+    __slots__ = ("_looking", "_waking", "gate", "in_flight", "key", "may_sleep", "settings", "transport")
 
-    def __init__(self, key: str, settings: TargetSettings, transport: Transport, in_flight: int = 0) -> None:
+    def __init__(
+        self, key: str, settings: TargetSettings, transport: Scaled, in_flight: int = 0, gate: Gate = OPEN
+    ) -> None:
         self.key = key
         self.settings = settings
         self.transport = transport
+        self.gate = gate
         self.in_flight = in_flight
         #: Whether the controller calls it healthy without a replica; None as long as nobody has asked.
         self.may_sleep: bool | None = None
+        self._waking: set[asyncio.Future[None]] = set()
+        self._looking = False
 
     @property
     def ready(self) -> bool:
@@ -37,17 +50,46 @@ class Target:
             return False
         return self.transport.seen if self.may_sleep is None else self.may_sleep
 
-    def wait_s(self, usual: float) -> float:
-        """How long a request may wait for one of this target's replicas, in seconds."""
-        return self.settings.cold_start_timeout_s if self.asleep else usual
-
     @property
-    def limit_s(self) -> float:
-        """How long a request may take from its arrival to the first byte of the response, in seconds.
+    def keeps_requests(self) -> bool:
+        """Whether a request may wait for it though it has no replica now: its queue holds them until it has.
 
-        Starting a first replica comes on top of the Bento's own time.
+        Nobody waits for one that has never had a replica.
         """
-        return self.settings.timeout_s + (self.settings.cold_start_timeout_s if self.asleep else 0)
+        return self.gate.holds and self.transport.seen
+
+    async def awake(self, counted: bool = False) -> None:
+        """Wait until it has a replica, or turns out not to be asleep but broken; a request is what wakes it.
+
+        One that waits in the queue is `counted` there already.
+        """
+        if not self.asleep:
+            return
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waking.add(over)
+        if not self._looking:
+            self._look_later()
+        counts = 0 if counted else 1
+        self.transport.waits(counts)
+        try:
+            await over
+        finally:
+            self._waking.discard(over)
+            self.transport.waits(-counts)
+
+    def _look_later(self) -> None:
+        self._looking = True
+        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        """Look once for everybody: thousands of requests may be waiting."""
+        if self.asleep and self._waking:
+            self._look_later()
+            return
+        self._looking = False
+        for over in self._waking:
+            if not over.done():
+                over.set_result(None)
 
     def has_room(self, ingress_replicas: int) -> bool:
         """Whether a request that was meant for another target finds spare capacity here.
@@ -64,11 +106,42 @@ class Connections:
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._open: dict[tuple[str | None, str], Transport] = {}
+        self._open: dict[tuple[str | None, str], Scaled] = {}
 
-    def to(self, settings: TargetSettings) -> Transport:
+    def to(self, settings: TargetSettings) -> Scaled:
         """Return the transport to a target's entry deployment."""
         place = (settings.application, settings.deployment)
         if place not in self._open:
             self._open[place] = self._connect(*place)
         return self._open[place]
+
+
+class Queues:
+    """The queues of this process's targets; like a transport, one belongs to a place and not to a target's key."""
+
+    def __init__(self, open_queue: Callable[[Target, Limits], QueueClient]) -> None:
+        self._new = open_queue
+        self._open: dict[tuple[str | None, str], QueueClient] = {}
+
+    def put_in_front(self, target: Target, ingress_replicas: int) -> Gate:
+        """Give `target` the gate that its settings ask for, and return it; its requests keep their places."""
+        settings = target.settings
+        if settings.max_queue_depth is None:
+            target.gate = OPEN
+            return OPEN
+        place = (settings.application, settings.deployment)
+        limits = Limits(settings.capacity, settings.max_queue_depth, ingress_replicas)
+        if place in self._open:
+            self._open[place].change(limits)
+        else:
+            self._open[place] = self._new(target, limits)
+        target.gate = self._open[place]
+        return target.gate
+
+    def close_others(self, used: Iterable[Gate]) -> None:
+        """Close every queue that no target uses any more."""
+        kept = list(used)
+        for place, queue in list(self._open.items()):
+            if queue not in kept:
+                del self._open[place]
+                queue.close()

@@ -14,6 +14,7 @@ class Call(Protocol):
 
         Raises:
             NotSent: nothing of the request reached a replica; it may be answered elsewhere.
+            Gone: the one replica that may answer it is no longer there.
             Broken: the replica broke; the request may have been worked on.
         """
 
@@ -32,6 +33,10 @@ class Transport(Protocol):
         """How many replicas can take a request now."""
 
     @property
+    def place(self) -> tuple[str, str]:
+        """The Serve application and the deployment that it leads to."""
+
+    @property
     def seen(self) -> bool:
         """Whether a replica has ever been routable, as far as this process knows."""
 
@@ -39,8 +44,25 @@ class Transport(Protocol):
         """Start sending `request`; never waits."""
 
 
+class Scaled(Transport, Protocol):
+    """The way to a target that is scaled by what waits for it."""
+
+    def waits(self, by: int) -> None:
+        """Count `by` more requests as waiting in front of this target: its autoscaling goes by that.
+
+        A first one wakes a target that stands at zero replicas.
+        """
+
+    def drains(self, call: Call) -> bool:
+        """Whether the replica that has `call` takes no other ones any more, because it is being replaced."""
+
+
 class NotSent(Exception):
     """Nothing of the request was sent."""
+
+
+class Gone(Exception):
+    """The one replica that the request is for is not there any more."""
 
 
 class Broken(Exception):

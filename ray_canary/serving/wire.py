@@ -16,8 +16,20 @@ class Withdrawn(Exception):
     """Raised inside Serve's router when it tries to send a request that the ingress has taken back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where the replica that takes a websocket connects back to, and the secret that it says there, once."""
+
+    host: str
+    port: int
+    secret: bytes
+    subprotocols: tuple[str, ...]
+
+
 class Request:
-    """One buffered HTTP request, and whether any of it has been sent.
+    """One buffered HTTP request, or a websocket's handshake, and whether any of it has been sent.
+
+    `replica` is the only one that may take it (its id within its deployment); None: any. `line` makes it a websocket.
 
     Serve serializes a request at the moment it sends it to a replica and not before. `__reduce__` therefore marks the
     request as sent, and `withdraw()` says, exactly, whether it may still be answered elsewhere: either the request is
@@ -25,7 +37,20 @@ class Request:
     `time.monotonic()`, which is also the clock of asyncio's loops.
     """
 
-    __slots__ = ("_lock", "_withdrawn", "body", "client", "headers", "method", "path", "query", "raw_path", "sent_at")
+    __slots__ = (
+        "_lock",
+        "_withdrawn",
+        "body",
+        "client",
+        "headers",
+        "line",
+        "method",
+        "path",
+        "query",
+        "raw_path",
+        "replica",
+        "sent_at",
+    )
 
     def __init__(
         self,
@@ -36,6 +61,8 @@ class Request:
         headers: HeaderList,
         body: bytes,
         client: tuple[str, int] | None = None,
+        replica: str | None = None,
+        line: Line | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -44,6 +71,8 @@ class Request:
         self.headers = headers
         self.body = body
         self.client = client
+        self.replica = replica
+        self.line = line
         self.sent_at: float | None = None
         self._withdrawn = False
         self._lock = threading.Lock()
@@ -53,7 +82,7 @@ class Request:
             if self._withdrawn:
                 raise Withdrawn
             self.sent_at = self.sent_at or time.monotonic()
-        return Request, (self.method, self.path, self.raw_path, self.query, self.headers, self.body, self.client)
+        return Request, self._parts()
 
     def withdraw(self) -> bool:
         """Take the request back if nothing of it was sent; return whether that was so."""
@@ -64,16 +93,27 @@ class Request:
 
     def again(self) -> "Request":
         """Return a copy that can be sent, for a request that was withdrawn."""
-        return Request(self.method, self.path, self.raw_path, self.query, self.headers, self.body, self.client)
+        return Request(*self._parts())
+
+    def _parts(self) -> tuple[Any, ...]:
+        line = (self.replica, self.line)
+        return (self.method, self.path, self.raw_path, self.query, self.headers, self.body, self.client, *line)
 
     def scope(self) -> dict[str, Any]:
         """Return the ASGI scope in which a Bento sees this request: no prefix, as if it stood at the root."""
+        if self.line is not None:
+            kind = {
+                "type": "websocket",
+                "scheme": "ws",
+                "subprotocols": list(self.line.subprotocols),
+                "extensions": {"websocket.http.response": {}},
+            }
+        else:
+            kind = {"type": "http", "scheme": "http", "method": self.method}
         return {
-            "type": "http",
+            **kind,
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": self.method,
-            "scheme": "http",
             "path": self.path,
             "raw_path": self.raw_path,
             "query_string": self.query,

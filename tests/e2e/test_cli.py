@@ -16,8 +16,18 @@ from tests.e2e.harness import RealCluster, wait_for
 from tests.e2e.test_lifecycle import build_light, light, version_of, who
 
 WEIGHTS = {"a": 40, "b": 20}
-TARGET_KEYS = {"application", "bento", "effective_weight", "message", "ready", "replicas", "status", "weight"}
-KEYS = {"bento", "config", "endpoint_urls", "ingress", "name", "split", "status", "targets"}
+TARGET_KEYS = {"application", "bento", "effective_weight", "message", "ready", "replicas", "status", "weight"} | {"secrets"}
+    "application",
+    "bento",
+    "effective_weight",
+    "message",
+    "ready",
+    "replicas",
+    "secrets",
+    "status",
+    "weight",
+}
+KEYS = {"beside", "bento", "config", "endpoint_urls", "ingress", "name", "revision", "split", "status", "targets"}
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +219,7 @@ def test_python_callers_have_bentomls_verbs(cluster: RealCluster) -> None:
         assert cluster.pids("py-main") == before
 
         changed = light({"a": 30}, name="py", route_prefix="/py", envs={"a": {"X": "1"}})
-        with pytest.raises(DeployFailed, match="Not ready in time"):
+        with pytest.raises(DeployFailed, match="doesn't have the new split|Not ready in time"):
             deployment.apply(config_dict=changed, address=address, timeout=0)
 
         stopped = deployment.terminate("py", address, wait=True, timeout=120)

@@ -334,7 +334,7 @@ def test_a_request_without_an_id_gets_one(client: httpx.Client) -> None:
     assert f"x-request-id={response.headers['x-request-id']}" in seen(response)
 
 
-def test_a_websocket_is_refused_at_once(cluster: RealCluster, client: httpx.Client) -> None:
+def test_a_websocket_that_no_app_takes_is_refused_at_once(cluster: RealCluster, client: httpx.Client) -> None:
     with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
         connect(f"ws://127.0.0.1:{HTTP_PORT}/web/echo", open_timeout=10).close()
     assert refused.value.response.status_code == 403

@@ -21,6 +21,7 @@ import uvicorn
 
 from ray_canary.serving.bridge import Forward
 from ray_canary.serving.host import BentoHost
+from ray_canary.serving.tasks import Place
 from ray_canary.serving.transport import Call, NotSent, Transport
 from ray_canary.serving.wire import Head, Request
 
@@ -48,6 +49,7 @@ class _Call:
 class _Transport:
     routable = 1
     seen = True
+    place = ("application", "deployment")
 
 
 class LocalTransport(_Transport):
@@ -90,6 +92,11 @@ class Host(BentoHost):
     def connect(handle: Any) -> Transport:
         """Return the way to an inner service; `handle` is its URL."""
         return HTTPTransport(handle)
+
+    @staticmethod
+    def place() -> Place:
+        """Return which replica this is."""
+        return Place("application", "deployment", f"replica{os.getpid()}")
 
 
 class Server(uvicorn.Server):

@@ -20,6 +20,7 @@ def write_bento(
     envs: list[dict[str, str]] | None = None,
     created: str = "2026-01-01T00:00:00+00:00",
     requirements: str | None = None,
+    tasks: tuple[str, ...] = (),
 ) -> None:
     """Write a Bento: its services with their `@bentoml.service` settings, the entry service first."""
     name, _, version = tag.partition(":")
@@ -41,6 +42,7 @@ def write_bento(
             for service, config in services.items()
         ],
         "envs": envs or [],
+        "schema": {"routes": [{"name": task, "route": f"/{task}", "is_task": True} for task in tasks]},
     }
     if requirements is not None:
         manifest["image"] = {"python_version": "3.11", "python_requirements": requirements}

@@ -166,10 +166,6 @@ WARNED = {
         {"services": {"S": {"scaling": {"policy": {"metrics": [{"type": "cpu", "value": 80}]}}}}},
         "services.S.scaling.policy.metrics: has no meaning here",
     ),
-    "queue": (
-        {"services": {"S": queue(external_queue=True, concurrency=4)}},
-        "services.S.config_overrides.traffic.external_queue: has no effect yet: ",
-    ),
     "workers": (
         {"services": {"S": {"config_overrides": {"workers": 4}}}},
         "services.S.config_overrides.workers: has no effect: a replica is one process",

@@ -481,3 +481,90 @@ def test_differences_are_named_by_path_with_both_values(store: BentoStore) -> No
     assert found["targets.a.services.S.envs.Y"] == (None, "2")
     assert {path.split(".")[0] for path in found} == {"targets", "file"}
     assert before.differences(before) == ()
+
+
+# Queues ---------------------------------------------------------------------------------------------------------------
+
+
+def with_queue(store: BentoStore, bento: str = "m:v1", ray: dict[str, Any] | None = None, **traffic: Any) -> Plan:
+    """Return the plan of a Bento whose services S and T have these traffic settings."""
+    both = {name: {"config_overrides": {"traffic": traffic}} for name in (("S", "T") if bento == "m:v1" else ("S",))}
+    return plan(store, {"bento": bento, "services": both, "ray": ray or {}})
+
+
+def test_a_replica_behind_a_queue_is_never_given_more_than_concurrency(store: BentoStore) -> None:
+    found = with_queue(store, external_queue=True, concurrency=4).targets["main"]
+    assert (found.services["S"].max_ongoing_requests, found.capacity, found.max_queue_depth) == (4, 4, 10_000)
+    assert found.services["S"].scaling.target_ongoing_requests == 4
+
+
+def test_how_many_may_wait_is_set_for_all_queues(store: BentoStore) -> None:
+    found = with_queue(store, ray={"queue": {"max_depth": 7}}, external_queue=True, concurrency=4)
+    assert found.targets["main"].max_queue_depth == 7
+
+
+def test_only_the_entry_service_has_a_queue(store: BentoStore) -> None:
+    found = with_queue(store, external_queue=True, concurrency=4)
+    assert found.targets["main"].services["T"].max_ongoing_requests == 1000
+    path = "services.T.config_overrides.traffic.external_queue"
+    assert f"{path}: has no effect: only the entry service has a queue" in found.warnings
+
+
+def test_a_bento_behind_a_queue_refuses_nothing_by_itself(store: BentoStore) -> None:
+    found = with_queue(store, external_queue=True, concurrency=4, max_concurrency=2)
+    traffic = found.targets["main"].services["S"].config_overrides["traffic"]
+    assert traffic["max_concurrency"] is None
+    path = "services.S.config_overrides.traffic.max_concurrency"
+    assert f"{path}: has no effect: external_queue holds back what is above concurrency" in found.warnings
+
+
+def test_a_limit_that_the_bento_itself_has_gives_way_to_a_queue_too(store: BentoStore) -> None:
+    found = with_queue(store, "limited:1", external_queue=True, concurrency=4).targets["main"].services["S"]
+    assert found.config_overrides["traffic"]["max_concurrency"] is None
+    assert found.max_ongoing_requests == 4
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "queued"),
+    [
+        ({"external_queue": True, "concurrency": 1}, {}, False),
+        ({"external_queue": True, "concurrency": 1}, {"concurrency": 4}, False),
+        ({"external_queue": True, "concurrency": 1}, {"external_queue": True, "concurrency": 1}, True),
+        ({"external_queue": True, "concurrency": 8}, {}, True),
+        ({"external_queue": True, "concurrency": 8}, {"external_queue": False}, False),
+        ({"external_queue": True}, {}, False),
+        ({"concurrency": 8}, {}, False),
+        ({"concurrency": 8}, {"external_queue": True, "concurrency": 8}, True),
+    ],
+)
+def test_a_queue_is_there_only_if_somebody_chose_it_and_a_task_is_nobodys_choice(
+    tmp_path: Path, own: dict[str, Any], said: dict[str, Any], queued: bool
+) -> None:
+    write_bento(tmp_path, "q:1", {"S": {"traffic": own}})
+    file = {"bento": "q:1", "services": {"S": {"config_overrides": {"traffic": said}}}}
+    found = plan(BentoStore(tmp_path), file).targets["main"]
+    assert (found.max_queue_depth is not None) is queued
+    assert (found.services["S"].max_ongoing_requests < 1000) is queued
+
+
+# Tasks. ---------------------------------------------------------------------------------------------------------------
+
+
+def task_warnings(store: BentoStore, **scaling: int) -> tuple[str, ...]:
+    write_bento(store.path, "jobs:1", {"S": {}}, tasks=("job",))
+    return plan(store, {"bento": "jobs:1", "services": {"S": {"scaling": scaling}}}).warnings
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_version_with_tasks_that_scales_is_warned_of_what_goes_with_a_replica(store: BentoStore, least: int) -> None:
+    (warning,) = task_warnings(store, min_replicas=least, max_replicas=3)
+    assert warning.startswith(f"services.S.scaling: main has tasks, and may scale from 3 to {least} replicas")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_version_with_tasks_that_never_scales_is_not(store: BentoStore, count: int) -> None:
+    assert task_warnings(store, min_replicas=count, max_replicas=count) == ()
+
+
+def test_a_version_without_tasks_that_scales_is_not(store: BentoStore) -> None:
+    assert plan(store, {"services": {"S": {"scaling": {"min_replicas": 0, "max_replicas": 3}}}}).warnings == ()

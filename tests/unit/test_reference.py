@@ -84,6 +84,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.ingress.max_ongoing_requests": (1000, 2000),
     "ray.ingress.max_body_bytes": (1000, 2000),
     "ray.ingress.target_wait_s": (0.25, 0.5),
+    "ray.queue.max_depth": (1000, 2000),
     "ray.hosts.max_ongoing_requests": (1000, 3000),
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),
     "ray.secrets.<secret>.type": ("env", "file"),
@@ -97,6 +98,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
 #: What else has to stand in the file for a key to be legal.
 BESIDE: Mapping[str, Mapping[str, Any]] = {
     f"{SERVICE}.config_overrides.traffic.external_queue": {"config_overrides.traffic.concurrency": 4},
+    "ray.queue.max_depth": {"services.Entry.config_overrides.traffic": {"external_queue": True, "concurrency": 4}},
     f"{SERVICE}.scaling.min_replicas": {"scaling.max_replicas": 2},
     **{f"ray.secrets.<secret>.{key}": {"canary.versions.a.secrets": ["a"]} for key in ("type", "keys")},
     "ray.secrets.<secret>.path": {"canary.versions.a.secrets": ["a"], "ray.secrets.a.type": "file"},

@@ -21,7 +21,7 @@ from tests.unit.bento_store import write_bento
 
 LOCK = """\
 --index-url https://pypi.org/simple
---extra-index-url https://me:secret@wheels.example.com/simple
+--extra-index-url https://me:hunter2@wheels.example.com/simple
 
 bentoml==1.4.39
 humanize==4.8.0 \\
@@ -97,13 +97,13 @@ def test_another_python_comes_first_and_then_what_is_missing_and_what_the_author
 
 def test_a_password_in_a_url_is_not_shown() -> None:
     found = read(
-        "--index-url https://me:secret@a.example\nx @ https://me:secret@b.example/x.git\n-e https://me:secret@c\n"
+        "--index-url https://me:hunter2@a.example\nx @ https://me:hunter2@b.example/x.git\n-e https://me:hunter2@c\n"
     )
     assert found.private_indexes() == ("a.example",)
-    assert "secret" not in repr(differences(found, "", environment()))
-    assert "secret" not in repr(found.unread)
+    assert "hunter2" not in repr(differences(found, "", environment()))
+    assert "hunter2" not in repr(found.unread)
     # The installer needs it: it is in what the Bento's author wrote.
-    assert found.to_install() == ("x @ https://me:secret@b.example/x.git",)
+    assert found.to_install() == ("x @ https://me:hunter2@b.example/x.git",)
 
 
 def test_a_file_that_only_the_image_has_is_told() -> None:
@@ -196,7 +196,7 @@ def test_an_isolated_version_installs_its_lock_as_it_is_and_no_other_version_doe
     assert uv(plan) == {"d-main": [block, block], "d-canary-a": [None, None]}
     (said,) = plan.warnings
     assert said.startswith("bento: s:1 was locked with packages of wheels.example.com, which the cluster's nodes")
-    assert "secret" not in str(compile.serve_config(plan))
+    assert "hunter2" not in str(compile.serve_config(plan))
 
 
 def test_a_list_that_is_no_lock_is_installed_with_what_it_needs(tmp_path: Path) -> None:

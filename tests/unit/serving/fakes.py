@@ -119,12 +119,24 @@ class FakeCall:
 class FakeTransport:
     """The way to a fake target: each request gets the next script, the last one for ever."""
 
+    place = ("", "")
+
     def __init__(self, *scripts: Script, routable: int = 1, seen: bool = True) -> None:
         self.routable = routable
         self.seen = seen
         self.calls: list[FakeCall] = []
+        self.draining: list[Any] = []
+        self.waiting = 0
+        self.most_waiting = 0
         self._scripts = scripts or (ANSWERS,)
         self._news = asyncio.Event()
+
+    def drains(self, call: Any) -> bool:
+        return call in self.draining
+
+    def waits(self, by: int) -> None:
+        self.waiting += by
+        self.most_waiting = max(self.most_waiting, self.waiting)
 
     def send(self, request: Request) -> FakeCall:
         script = self._scripts[min(len(self.calls), len(self._scripts) - 1)]
@@ -151,9 +163,17 @@ class FakeObserver:
         self.failovers: list[str] = []
         self.missing = 0
         self.turned_away: list[str] = []
+        self.queues: list[tuple[str, float]] = []
+        self.full: list[str] = []
 
     def waited(self, target: str, seconds: float) -> None:
         self.waits.append((target, seconds))
+
+    def queued(self, target: str, seconds: float) -> None:
+        self.queues.append((target, seconds))
+
+    def refused(self, target: str) -> None:
+        self.full.append(target)
 
     def failed_over(self, target: str) -> None:
         self.failovers.append(target)

@@ -140,10 +140,16 @@ def test_a_websocket_without_a_right_token_is_closed_before_it_opens(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    run(here.app({"type": "websocket", "headers": headers}, receive, send))
+    plain: Any = {"type": "websocket", "headers": headers}
+    run(here.app(plain, receive, send))
     (close,) = sent
     assert (close["type"], close["code"]) == ("websocket.close", 1008)
-    assert told in close["reason"]
+
+    sent.clear()
+    run(here.app({**plain, "extensions": {"websocket.http.response": {}}}, receive, send))
+    start, body = sent
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", status)
+    assert told in body["body"].decode()
 
 
 # Pinning --------------------------------------------------------------------------------------------------------------

@@ -376,3 +376,14 @@ def test_in_the_single_application_form_weights_are_all_that_the_users_config_ne
     assert {one.application for one in settings.targets.values()} == {None}
     assert [one.deployment for one in settings.targets.values()] == names[1:]
     assert application["args"] == plan.file
+
+
+def test_an_ingress_takes_what_may_wait_in_the_queues_behind_it_too(store: BentoStore) -> None:
+    traffic = {"traffic": {"external_queue": True, "concurrency": 4}}
+    file = {"name": "d", "bento": "pair:1", "services": {"Front": {"config_overrides": traffic}}}
+    data = {**file, "ray": {"queue": {"max_depth": 50}, "ingress": {"max_ongoing_requests": 300}}}
+    plan = resolve(config.parse(data), store, Catalogue.default())
+    assert compile.ingress_deployment(plan, compile.ingress_settings(plan))["max_ongoing_requests"] == 350
+    assert compile.ingress_settings(plan).targets["main"].max_queue_depth == 50
+    front, back = compile.version_application(plan.targets["main"])["deployments"]
+    assert (front["max_ongoing_requests"], back["max_ongoing_requests"]) == (4, 1000)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from ray_canary.serving.dispatch import Answer, Reason, Unanswered
+from ray_canary.serving.gate import OPEN, Closed, Full
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import HeaderList, Request, Withdrawn
 from ray_canary.splitter import Splitter
 from tests.unit.serving.fakes import (
+    ANSWERS,
     BREAKS,
     FULL,
     GONE,
@@ -427,32 +429,95 @@ def sleeping(script: Script, **given: Any) -> World:
     return world(a, targets=targets, target_wait_s=SOON_S)
 
 
-def test_a_request_that_wakes_a_target_waits_longer_than_others_and_than_the_bentos_own_time() -> None:
+async def waits(seconds: float) -> None:
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, over.set)
+    await over.wait()
+
+
+def test_a_request_to_a_target_at_zero_wakes_it_and_its_time_begins_when_it_has_woken() -> None:
     async def test() -> None:
-        here = sleeping(SILENT, timeout_s=SOON_S, cold_start_timeout_s=60)
-        waiting = asyncio.ensure_future(answer(here))
-        over = asyncio.Event()
-        asyncio.get_running_loop().call_later(5 * SOON_S, over.set)
-        await over.wait()
-        assert not waiting.done()
-        waiting.cancel()
+        here = sleeping(Script(answer=head()), timeout_s=LATER_S, cold_start_timeout_s=60)
+        a = here.transports["a"]
+        waiting = [asyncio.ensure_future(answer(here, spent_s=LATER_S / 2)) for _ in range(50)]
+        await waits(2 * LATER_S)
+        assert a.waiting == 50, "Serve's autoscaling is told of them"
+        assert not a.calls
+        assert not any(one.done() for one in waiting)
+        a.routable = 1
+        assert {(got.target.key, got.reason) for got in await asyncio.gather(*waiting)} == {("a", Reason.RANDOM)}
+        assert a.waiting == 0
 
     run(test())
 
 
-def test_a_target_that_does_not_wake_in_time_gives_its_request_to_main() -> None:
+def test_a_request_that_leaves_while_its_target_wakes_is_not_counted_any_more() -> None:
     async def test() -> None:
-        got = await answer(sleeping(GONE, cold_start_timeout_s=SOON_S))
+        here = sleeping(SILENT)
+        waiting = asyncio.ensure_future(answer(here))
+        await waits(SOON_S)
+        assert here.transports["a"].waiting == 1
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert here.transports["a"].waiting == 0
+
+    run(test())
+
+
+def test_a_target_that_does_not_wake_in_time_gives_its_request_to_main_with_all_its_time() -> None:
+    async def test() -> None:
+        here = sleeping(GONE, cold_start_timeout_s=3 * SOON_S)
+        here.targets["main"].settings = here.settings.targets["main"].model_copy(update={"timeout_s": 2 * SOON_S})
+        got = await answer(here)
         assert (got.target.key, got.reason) == ("main", Reason.FAILOVER)
+
+    run(test())
+
+
+def test_main_that_does_not_wake_in_time_is_a_504_that_says_so() -> None:
+    async def test() -> None:
+        main = target_config(scales_to_zero=True, cold_start_timeout_s=SOON_S)
+        error = await refusal(only_main(FakeTransport(routable=0), targets={"main": main}))
+        assert verdict(error) == (504, "main", "random")
+        assert str(error) == "Gateway Timeout: main took no request: no replica has started within 0.01 seconds"
+
+    run(test())
+
+
+def test_a_target_that_turns_out_to_be_broken_while_it_is_woken_gives_its_requests_to_main_at_once() -> None:
+    async def test() -> None:
+        here = sleeping(ANSWERS, cold_start_timeout_s=60)
+        waiting = asyncio.ensure_future(answer(here))
+        await waits(SOON_S)
+        here.targets["a"].may_sleep = False
+        assert (await waiting).target.key == "main"
 
     run(test())
 
 
 def test_a_target_that_woke_and_does_not_answer_is_a_504() -> None:
     async def test() -> None:
-        error = await refusal(sleeping(SILENT, timeout_s=SOON_S, cold_start_timeout_s=SOON_S))
+        here = sleeping(SILENT, timeout_s=SOON_S, cold_start_timeout_s=60)
+        waiting = asyncio.ensure_future(refusal(here))
+        await waits(5 * SOON_S)
+        here.transports["a"].routable = 1
+        error = await waiting
         assert verdict(error) == (504, "a", "random")
-        assert str(error) == "Not able to process the request in 0.02 seconds"
+        assert str(error) == "Not able to process the request in 0.01 seconds"
+
+    run(test())
+
+
+def test_a_request_that_meets_a_target_just_as_it_falls_asleep_wakes_it_again() -> None:
+    async def test() -> None:
+        targets = {"main": target_config(), "a": target_config("a", scales_to_zero=True)}
+        a = FakeTransport(GONE, ANSWERS)
+        here = world(a, targets=targets, target_wait_s=SOON_S)
+        waiting = asyncio.ensure_future(answer(here))
+        await waits(5 * SOON_S)
+        assert (a.waiting, len(a.calls)) == (1, 1)
+        a.routable = 1
+        assert ((await waiting).target.key, len(a.calls)) == ("a", 2)
 
     run(test())
 
@@ -472,8 +537,11 @@ def test_a_sleeping_main_takes_one_of_a_canarys_requests_at_a_time() -> None:
     async def test() -> None:
         targets = {"main": target_config(scales_to_zero=True), "a": target_config("a")}
         here = world(FakeTransport(routable=0), FakeTransport(routable=0), targets=targets)
-        assert (await answer(here)).target.key == "main"
+        first = asyncio.ensure_future(answer(here))
+        await waits(SOON_S)
         assert (await refusal(here)).status == 503
+        here.transports["main"].routable = 1
+        assert (await first).target.key == "main"
 
     run(test())
 
@@ -495,5 +563,259 @@ def test_many_requests_at_once_are_each_sent_exactly_once_and_leave_nothing_in_f
         received = [call for way in here.transports.values() for call in way.calls if call.received]
         assert len(received) == len(scripts)
         assert here.in_flight == 60, "the answers' bodies have not been passed on yet"
+
+    run(test())
+
+
+# Queues ---------------------------------------------------------------------------------------------------------------
+
+
+class FakeGate:
+    """A queue of which the test says who goes in."""
+
+    def __init__(self) -> None:
+        self.holds = True
+        self.places: list[FakePlace] = []
+
+    @property
+    def depth(self) -> int:
+        return sum(not place.told.done() for place in self.places)
+
+    def oldest_s(self, now: float) -> float:
+        return 0.0
+
+    def enter(self, arrived: float, spare: bool = False) -> "FakePlace":
+        self.places.append(FakePlace(arrived, spare))
+        return self.places[-1]
+
+
+class FakePlace:
+    """A place in it."""
+
+    def __init__(self, arrived: float, spare: bool) -> None:
+        self.arrived = arrived
+        self.spare = spare
+        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.left = False
+
+    async def turn(self) -> None:
+        await self.told
+
+    def sent(self, call: Any) -> None:
+        self.call = call
+
+    def leave(self) -> None:
+        self.left = True
+
+
+def queueing(main: FakeTransport | None = None, **given: Any) -> tuple[World, FakeGate]:
+    """Return a Deployment whose main has a queue, and gets every request."""
+    here = only_main(main or FakeTransport(), **given)
+    gate = here.targets["main"].gate = FakeGate()
+    return here, gate
+
+
+async def started(waiting: "asyncio.Task[Any]", gate: FakeGate, count: int = 1) -> None:
+    while len(gate.places) < count:
+        assert not waiting.done()
+        await asyncio.sleep(0)
+
+
+def test_a_request_is_sent_when_it_has_its_turn_and_keeps_its_place_until_its_response_has_ended() -> None:
+    async def test() -> None:
+        here, gate = queueing()
+        waiting = asyncio.ensure_future(answer(here))
+        await started(waiting, gate)
+        await waits(SOON_S)
+        assert not here.transports["main"].calls
+        gate.places[0].told.set_result(None)
+        got = await waiting
+        assert not gate.places[0].left
+        got.end()
+        assert gate.places[0].left
+        assert here.in_flight == 0
+        assert [target for target, _ in here.observer.queues] == ["main"]
+
+    run(test())
+
+
+def test_a_request_whose_time_is_over_while_it_waits_for_its_turn_is_a_504_and_leaves_the_queue() -> None:
+    async def test() -> None:
+        here, gate = queueing(targets={"main": target_config(timeout_s=SOON_S)})
+        error = await refusal(here)
+        assert (verdict(error), gate.places[0].left) == ((504, "main", "random"), True)
+        assert str(error) == "Not able to process the request in 0.01 seconds"
+        assert not here.transports["main"].calls
+
+    run(test())
+
+
+def test_a_request_whose_time_is_over_at_a_replica_is_cancelled_there_and_gives_its_slot_back() -> None:
+    async def test() -> None:
+        here, gate = queueing(FakeTransport(SILENT), targets={"main": target_config(timeout_s=LATER_S)})
+        waiting = asyncio.ensure_future(refusal(here))
+        await started(waiting, gate)
+        gate.places[0].told.set_result(None)
+        assert (await waiting).status == 504
+        assert here.transports["main"].calls[0].cancelled
+        assert gate.places[0].left
+
+    run(test())
+
+
+def test_a_client_that_leaves_gives_its_place_up() -> None:
+    async def test() -> None:
+        here, gate = queueing()
+        waiting = asyncio.ensure_future(answer(here))
+        await started(waiting, gate)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert gate.places[0].left
+        assert here.in_flight == 0
+
+    run(test())
+
+
+def test_a_full_queue_is_a_429_that_says_when_to_come_again() -> None:
+    async def test() -> None:
+        here, gate = queueing()
+        waiting = asyncio.ensure_future(refusal(here))
+        await started(waiting, gate)
+        gate.places[0].told.set_exception(Full(7))
+        error = await waiting
+        assert (verdict(error), error.retry_after_s) == ((429, "main", "random"), 7)
+        assert here.observer.full == ["main"]
+        assert gate.places[0].left
+
+    run(test())
+
+
+def test_the_client_sees_the_429_in_bentomls_shape() -> None:
+    async def test() -> None:
+        here, gate = queueing()
+        waiting = asyncio.ensure_future(here.get())
+        await started(waiting, gate)
+        gate.places[0].told.set_exception(Full(7))
+        client = await waiting
+        assert (client.status, client.header(b"retry-after")) == (429, [b"7"])
+        assert client.body == b'{"error": "Too many requests: the queue of main is full"}'
+
+    run(test())
+
+
+def test_a_queue_keeps_its_requests_while_its_target_has_no_replica() -> None:
+    async def test() -> None:
+        main = FakeTransport(GONE, ANSWERS)
+        here, gate = queueing(main, target_wait_s=SOON_S)
+        waiting = asyncio.ensure_future(answer(here))
+        await started(waiting, gate)
+        gate.places[0].told.set_result(None)
+        await started(waiting, gate, 2)
+        assert gate.places[0].left
+        assert gate.places[1].arrived == gate.places[0].arrived, "it is in its old place again"
+        late = asyncio.ensure_future(answer(here))
+        await started(late, gate, 3)
+        main.routable = 1
+        for place in gate.places[1:]:
+            place.told.set_result(None)
+        assert [(await one).target.key for one in (waiting, late)] == ["main", "main"]
+
+    run(test())
+
+
+def test_nobody_waits_in_the_queue_of_a_target_that_never_had_a_replica() -> None:
+    async def test() -> None:
+        here, gate = queueing(FakeTransport(routable=0, seen=False))
+        assert (await refusal(here)).status == 503
+        assert not gate.places
+
+    run(test())
+
+
+def test_a_request_meant_for_another_gets_a_slot_of_mains_that_is_free_or_none() -> None:
+    async def test() -> None:
+        here = world(FakeTransport(routable=0))
+        gate = here.targets["main"].gate = FakeGate()
+        waiting = [asyncio.ensure_future(answer(here)) for _ in range(2)]
+        await started(waiting[0], gate, 2)
+        assert [place.spare for place in gate.places] == [True, True]
+        gate.places[0].told.set_result(None)
+        gate.places[1].told.set_exception(Full(9))
+        assert (await waiting[0]).reason is Reason.FAILOVER
+        with pytest.raises(Unanswered) as caught:
+            await waiting[1]
+        assert verdict(caught.value) == (503, "a", "failover")
+        assert (here.observer.failovers, here.observer.turned_away, here.observer.full) == (["a"], ["a"], [])
+
+    run(test())
+
+
+def test_a_queue_that_is_taken_away_gives_a_canarys_requests_to_main() -> None:
+    async def test() -> None:
+        here = world()
+        gate = here.targets["a"].gate = FakeGate()
+        waiting = asyncio.ensure_future(answer(here))
+        await started(waiting, gate)
+        gate.holds = False
+        gate.places[0].told.set_exception(Closed())
+        assert (await waiting).target.key == "main"
+
+    run(test())
+
+
+def test_a_queue_that_is_switched_off_lets_its_requests_go_on_without_one() -> None:
+    async def test() -> None:
+        here, gate = queueing()
+        waiting = asyncio.ensure_future(answer(here))
+        await started(waiting, gate)
+        here.targets["main"].gate = OPEN
+        gate.holds = False
+        gate.places[0].told.set_exception(Closed())
+        assert (await waiting).target.key == "main"
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/metrics"])
+def test_a_question_about_health_does_not_wait_in_the_queue(path: str) -> None:
+    async def test() -> None:
+        here, gate = queueing()
+        asked = Request("GET", path, path.encode(), b"", [], b"")
+        assert (await answer(here, asked)).target.key == "main"
+        assert not gate.places
+
+    run(test())
+
+
+def test_a_request_that_met_a_broken_replica_keeps_its_slot_until_serve_has_noticed() -> None:
+    async def test() -> None:
+        here, gate = queueing(FakeTransport(BREAKS))
+        waiting = asyncio.ensure_future(refusal(here))
+        await started(waiting, gate)
+        gate.places[0].told.set_result(None)
+        assert (await waiting).status == 502
+        assert not gate.places[0].left
+        await waits(0.6)
+        assert gate.places[0].left
+
+    run(test())
+
+
+@pytest.mark.parametrize(("path", "counted"), [("/readyz", 1), ("/summarize", 0)])
+def test_a_sleeping_target_with_a_queue_is_woken_by_the_queue_or_by_whoever_passes_by_it(
+    path: str, counted: int
+) -> None:
+    async def test() -> None:
+        main = FakeTransport(routable=0)
+        here, gate = queueing(main, targets={"main": target_config(scales_to_zero=True)})
+        asked = Request("GET", path, path.encode(), b"", [], b"")
+        waiting = asyncio.ensure_future(answer(here, asked))
+        await waits(SOON_S)
+        assert main.waiting == counted
+        assert len(gate.places) == 1 - counted
+        main.routable = 1
+        for place in gate.places:
+            place.told.set_result(None)
+        assert (await waiting).target.key == "main"
 
     run(test())

@@ -340,15 +340,6 @@ def test_a_response_that_can_not_be_passed_on_does_not_stay_in_flight() -> None:
     run(test())
 
 
-def test_a_websocket_is_refused_before_it_opens() -> None:
-    async def test() -> None:
-        here, client = world(), Client()
-        await here.app({"type": "websocket", "path": "/", "headers": []}, client.receive, client.send)
-        assert client.sent == [{"type": "websocket.close", "code": 1011, "reason": "websockets are not supported"}]
-
-    run(test())
-
-
 # Route prefixes -------------------------------------------------------------------------------------------------------
 
 

@@ -42,3 +42,23 @@ def test_a_call_knows_whether_a_replica_has_accepted_it() -> None:
     from ray.serve.handle import DeploymentResponseGenerator
 
     assert "self._replica_result_future = " in inspect.getsource(DeploymentResponseGenerator.__mro__[1])
+
+
+def test_a_call_knows_which_replica_has_accepted_it() -> None:
+    from ray.serve._private import replica_result
+    from ray.serve._private.request_router.replica_wrapper import RunningReplica
+
+    assert "self._actor_id: " in inspect.getsource(replica_result.gRPCReplicaResult)
+    assert "self._obj_ref_gen = " in inspect.getsource(replica_result.ActorReplicaResult)
+    assert isinstance(RunningReplica.actor_id, property)
+
+
+def test_a_router_can_be_told_that_requests_wait() -> None:
+    from ray.serve._private import router
+
+    manager = router.RouterMetricsManager
+    for name in ("inc_num_queued_requests", "dec_num_queued_requests", "push_autoscaling_metrics_to_controller"):
+        assert list(inspect.signature(getattr(manager, name)).parameters) == ["self"]
+    assert "curr_num_replicas" in inspect.signature(manager.should_send_scaled_to_zero_optimized_push).parameters
+    assert "self._metrics_manager = " in inspect.getsource(router.AsyncioRouter)
+    assert isinstance(router.Router.event_loop, property)

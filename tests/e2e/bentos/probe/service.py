@@ -51,6 +51,9 @@ class Probe:
         time.sleep(float(os.environ.get("PROBE_START_S", "0")))
         self.now = 0
         self.most = 0
+        self.begun: list[int] = []
+        self.at_once = 0
+        self.most_at_once = 0
 
     @bentoml.on_deployment
     @staticmethod
@@ -123,6 +126,25 @@ class Probe:
     async def busy(self) -> dict[str, int]:
         """Say how many `sleep` and `ticks` calls are under way, and how many of `sleep` there were at most."""
         return {"now": self.now, "most": self.most}
+
+    @bentoml.api
+    async def number(self, number: int, seconds: float) -> int:
+        """Take a while; note in which order calls begin and how many are under way at once."""
+        self.begun.append(number)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.at_once -= 1
+        return number
+
+    @bentoml.api
+    async def numbers(self) -> dict[str, object]:
+        """Say in which order calls of `number` began, how many are under way, how many were at most; start anew."""
+        said = {"begun": self.begun, "now": self.at_once, "most": self.most_at_once, "pid": os.getpid()}
+        self.begun, self.most_at_once = [], self.at_once
+        return said
 
     @bentoml.api
     def think(self, seconds: float) -> float:

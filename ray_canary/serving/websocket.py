@@ -1,0 +1,169 @@
+"""Websockets in the ingress: the handshake goes the way of every request, then messages pass along as they come."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from ray_canary.serving.dispatch import Answer
+from ray_canary.serving.frames import INTERNAL_ERROR, Conversation, Frame, Kind
+from ray_canary.serving.http import Message, Receive, Scope, Send, send_error
+from ray_canary.serving.switchboard import Switchboard
+from ray_canary.serving.transport import Broken
+from ray_canary.serving.wire import HeaderList
+
+logger = logging.getLogger("ray.serve")
+
+#: The status by which a replica says that its app has accepted: 101 Switching Protocols.
+ACCEPTED: Final = 101
+
+_SUBPROTOCOL: Final = b"sec-websocket-protocol"
+#: Said to the client when there is no close code of the app's to say: RFC 6455, section 7.4.1.
+_BROKE: Final = {"type": "websocket.close", "code": INTERNAL_ERROR, "reason": "the replica broke"}
+
+
+class Sockets:
+    """The websockets of one ingress replica."""
+
+    def __init__(self, address: Callable[[], str]) -> None:
+        """`address` tells this node's address, as other nodes reach it."""
+        self._address = address
+        self._switchboard: Switchboard | None = None
+
+    @property
+    def switchboard(self) -> Switchboard:
+        """Where replicas connect back to."""
+        if self._switchboard is None:
+            self._switchboard = Switchboard(self._address())
+        return self._switchboard
+
+
+def subprotocols(scope: Scope) -> tuple[str, ...]:
+    """Return the subprotocols that a client offers, its favourite first."""
+    return tuple(scope.get("subprotocols") or ())
+
+
+async def no_body() -> Message:
+    """Receive the body of a handshake: none."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def denial(scope: Scope, send: Send) -> Send:
+    """Return a `send` that answers a handshake with a plain HTTP response, or with 403 if the server can't do that."""
+    can = "websocket.http.response" in (scope.get("extensions") or {})
+    refused = False
+
+    async def answer(message: Message) -> None:
+        nonlocal refused
+        if can:
+            await send({**message, "type": f"websocket.{message['type']}"})
+        elif not refused:
+            refused = True
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+    return answer
+
+
+async def deny(scope: Scope, send: Send, status: int, sentence: str, headers: HeaderList | None = None) -> None:
+    """Refuse a handshake, in BentoML's shape where the server can carry it."""
+    await send_error(denial(scope, send), status, sentence, headers)
+
+
+async def deny_as(scope: Scope, send: Send, answer: Answer, headers: HeaderList) -> None:
+    """Refuse a handshake as the app refused it."""
+    pass_on = denial(scope, send)
+    try:
+        await pass_on({"type": "http.response.start", "status": answer.head.status, "headers": headers})
+        await pass_on({"type": "http.response.body", "body": answer.head.body, "more_body": False})
+    finally:
+        answer.end()
+
+
+async def converse(
+    answer: Answer,
+    headers: HeaderList,
+    connected: "asyncio.Future[Conversation]",
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Accept, and pass messages along until one side closes. Three ways lead out:
+
+    1. The app closes, or ends: the client gets its code.
+    2. The client closes, or has gone: the app gets `websocket.disconnect` with the code, and may end in peace.
+    3. The replica breaks: the client gets 1011.
+    """
+    ours = [header for header in headers if header[0] != _SUBPROTOCOL]
+    chosen = next((value.decode() for name, value in headers if name == _SUBPROTOCOL), None)
+    conversation = await connected
+    ended = asyncio.ensure_future(_end(answer))
+    upwards: asyncio.Future[Any] | None = None
+    downwards: asyncio.Future[Any] | None = None
+    complete = False
+    try:
+        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": ours})
+        upwards = asyncio.ensure_future(_upwards(receive, conversation))
+        downwards = asyncio.ensure_future(_downwards(conversation, send))
+        await asyncio.wait({upwards, downwards}, return_when=asyncio.FIRST_COMPLETED)
+        if upwards.done() and not downwards.done():
+            # The client has gone; what the app still says is read, so that it can end, and goes nowhere.
+            downwards.cancel()
+            await _drain(conversation, ended)
+        else:
+            await downwards
+        await ended
+        complete = True
+    finally:
+        for each in (upwards, downwards):
+            if each is not None:
+                each.cancel()
+        if not complete:
+            answer.call.cancel()
+        ended.cancel()
+        conversation.end()
+        answer.end()
+
+
+async def _upwards(receive: Receive, conversation: Conversation) -> None:
+    """Pass the client's messages to the app, the one that says that it has gone last."""
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.connect":
+            continue
+        with suppress(OSError):
+            await conversation.write(Frame.of(message))
+        if message["type"] == "websocket.disconnect":
+            return
+
+
+async def _downwards(conversation: Conversation, send: Send) -> None:
+    """Pass the app's messages to the client, the one that closes last."""
+    while True:
+        frame = await conversation.read()
+        if frame is None:
+            await send(_BROKE)
+            return
+        if frame.kind is Kind.CLOSE:
+            await send(frame.message("websocket.close"))
+            return
+        await send(frame.message("websocket.send"))
+
+
+async def _drain(conversation: Conversation, ended: "asyncio.Future[None]") -> None:
+    reading = asyncio.ensure_future(_read_all(conversation))
+    await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
+    reading.cancel()
+
+
+async def _read_all(conversation: Conversation) -> None:
+    while await conversation.read() is not None:
+        pass
+
+
+async def _end(answer: Answer) -> None:
+    """Wait until the app has ended, or its replica."""
+    try:
+        async for _ in answer.call.body():
+            pass
+    except Broken as error:
+        logger.warning("%s broke in the middle of a websocket: %s", answer.target.key, error)
