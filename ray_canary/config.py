@@ -123,7 +123,9 @@ class ConfigOverrides(_Model):
         default=None, description="What a replica needs; used only where there is no `instance_type`."
     )
     workers: Workers | None = Field(
-        default=None, description="Has no effect: a replica is one process, and scaling adds replicas."
+        default=None,
+        description="Has no effect: a replica is one process. `max_concurrency` and `concurrency` count per replica and "
+        "are not divided by it. For more processes, multiply `min_replicas` and `max_replicas`.",
     )
     threads: Positive | None = Field(default=None, description="How many synchronous API calls a replica runs at once.")
     replicate_process: Flag | None = Field(default=None, description="Passed to BentoML as it is.")

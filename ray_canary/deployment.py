@@ -22,8 +22,8 @@ from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
 from ray_canary.plan import MAIN, Plan, leaf_differences, resolve
 from ray_canary.requirements import Environment
-from ray_canary.serving import compile, fitting
-from ray_canary.serving.adoption import restore
+from ray_canary.serving import compile, fitting, rollout
+from ray_canary.serving.adoption import adopt, restore
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.lease import Lease
 from ray_canary.serving.release import Release
@@ -418,12 +418,20 @@ def apply_plan(
 ) -> Deployment:
     """Put a plan on a cluster; see `apply`."""
     with _changing(cluster, planned.name, "deploy", notice) as keeper:
-        live = cluster.state().live().get(planned.name)
+        state = cluster.state()
+        live = state.live().get(planned.name)
         if live is not None and keeper is not None and not live.rejected:
             _kept(live, keeper)
-        rollout = Rollout(cluster, report, keeper)
-        rollout.deploy(planned, check_fit=check_fit, wait=wait, timeout_s=timeout)
+        for sentence in _stuck(planned, cluster, state) if check_fit else ():
+            notice(sentence)
+        Rollout(cluster, report, keeper).deploy(planned, check_fit=check_fit, wait=wait, timeout_s=timeout)
     return Deployment(planned.name, cluster)
+
+
+def _stuck(planned: Plan, cluster: Cluster, state: OnCluster) -> tuple[str, ...]:
+    """Return which updates have no room to begin."""
+    found = rollout.preview(planned, state)
+    return fitting.stuck(adopt(planned, state), state, cluster.resources(), found) if state.applications else ()
 
 
 def describe(live: Live) -> dict[str, Any]:

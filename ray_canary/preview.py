@@ -18,7 +18,8 @@ class Preview:
     """What a plan would do to one cluster.
 
     `plan` has its targets where the same already runs. `drift` holds where the file differs from what is deployed: the
-    key, its value on the cluster, and in the file; None where there is nothing. `too_small` says what doesn't fit.
+    key, its value on the cluster, and in the file; None where there is nothing. `too_small` says what doesn't fit, `stuck` which
+    update has no room to begin.
     """
 
     plan: Plan
@@ -26,6 +27,7 @@ class Preview:
     weights: WeightChange | None = None
     drift: tuple[tuple[str, Any, Any], ...] = ()
     too_small: str | None = None
+    stuck: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -44,6 +46,7 @@ class Preview:
             "keys_that_move": {"moved": self.weights.moved, "least": self.weights.least} if self.weights else None,
             "drift": [{"path": path, "cluster": there, "file": here} for path, there, here in self.drift],
             "does_not_fit": self.too_small,
+            "has_to_wait": list(self.stuck),
         }
 
 
@@ -59,12 +62,14 @@ def preview(plan: Plan, cluster: Cluster) -> Preview:
     fitting.check_conflicts(placed, state)
     live = state.live().get(plan.name)
     live = live if live and not live.rejected else None
+    found = rollout.preview(plan, state)
     return Preview(
         placed,
-        rollout.preview(plan, state),
+        found,
         _weights(placed, live) if live else None,
         tuple(leaf_differences(live.file(), plan.file)) if live else (),
         _too_small(placed, state, cluster),
+        fitting.stuck(placed, state, cluster.resources(), found),
     )
 
 

@@ -234,6 +234,8 @@ def plan_preview(found: Preview) -> None:
         out.print(table)
     if found.too_small:
         err.print(Text.assemble(("Does not fit: ", "red"), found.too_small))
+    for sentence in found.stuck:
+        notice(sentence)
 
 
 def plan_changes(found: tuple[Change, ...]) -> None:

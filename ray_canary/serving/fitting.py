@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from ray_canary.errors import Conflict, DoesNotFit
-from ray_canary.plan import Plan
+from ray_canary.plan import Plan, ServicePlan
+from ray_canary.serving.changes import Change, Effect
 from ray_canary.serving.compile import VERSION_IMPORT_PATH
 from ray_canary.serving.release import Release
 from ray_canary.serving.state import OURS, OnCluster
@@ -113,6 +114,48 @@ def check_fit(plan: Plan, cluster: OnCluster, nodes: Iterable[Resources]) -> Non
         raise DoesNotFit("\n".join(found))
 
 
+def stuck(plan: Plan, cluster: OnCluster, nodes: Iterable[Resources], found: Iterable[Change]) -> tuple[str, ...]:
+    """Return a sentence for every update among `found` that could not even begin: no room for one replica more.
+
+    A strategy with a surge starts new replicas before it stops old ones. What is free is counted over all nodes
+    together, so that what is said is so, but not everything that is so is said.
+    """
+    nodes = list(nodes)
+    restarts = {(change.application, change.deployment) for change in found if change.effect is Effect.RESTART}
+    sentences = []
+    for target in plan.targets.values():
+        for service in target.services.values():
+            if (target.application, service.name) not in restarts or not service.rollout.max_surge_percent:
+                continue
+            needed = _replica(service)
+            free = _free(cluster, nodes, needed)
+            if not _within(needed, free):
+                sentences.append(
+                    f"{target.key}: services.{service.name}: {service.rollout.strategy} starts a new replica before it "
+                    f"stops an old one. It needs {_text(needed)}, and {_text(free)} is free: the old replicas will go "
+                    "on serving, and the update will wait for room. Recreate and BestEffortControlledRollout need none"
+                )
+    return tuple(sentences)
+
+
+def _free(cluster: OnCluster, nodes: list[Resources], names: Iterable[str]) -> dict[str, float]:
+    reserved: dict[str, float] = {}
+    for application in cluster.applications.values():
+        for deployment in application.deployments.values():
+            for name, amount in deployment.reserved.items():
+                reserved[name] = reserved.get(name, 0) + amount
+    there = {name: sum(node.get(name, 0) for node in nodes) for name in names}
+    return {name: max(amount - reserved.get(name, 0), 0) for name, amount in there.items()}
+
+
+def _replica(service: ServicePlan) -> dict[str, float]:
+    """Return what one replica needs, in Ray's terms."""
+    resources = {_NAMES[name]: float(service.resources[name]) for name in _NAMES if name in service.resources}
+    if kind := service.resources.get("accelerator_type"):
+        resources[f"{_ACCELERATOR}{kind}"] = _MARK
+    return resources
+
+
 def _demands(plan: Plan, *, most: bool) -> Iterator[tuple[str, str, int, dict[str, float]]]:
     """Yield where, deployment, how many replicas, and what each of them needs."""
     replicas = plan.ray.ingress.num_replicas
@@ -122,10 +165,7 @@ def _demands(plan: Plan, *, most: bool) -> Iterator[tuple[str, str, int, dict[st
             scaling = service.scaling
             surge = -(-service.rollout.max_surge_percent * scaling.max_replicas // 100)
             count = scaling.max_replicas + surge if most else max(scaling.min_replicas, scaling.initial_replicas)
-            resources = {_NAMES[name]: float(service.resources[name]) for name in _NAMES if name in service.resources}
-            if kind := service.resources.get("accelerator_type"):
-                resources[f"{_ACCELERATOR}{kind}"] = _MARK
-            yield f"{target.key}: services.{service.name}", service.name, count, resources
+            yield f"{target.key}: services.{service.name}", service.name, count, _replica(service)
 
 
 def _reserved_by_others(plan: Plan, cluster: OnCluster) -> dict[str, float]:

@@ -186,7 +186,13 @@ class Rollout:
         self._cluster.submit(before.merged(versions, **release.options))
         if grows := frozenset(need.application for need in floors):
             watch = _Watch(release, versions, before, found, only=grows)
-            self._until_ready(release, watch, deadline, consequence="the split stays as it was")
+            try:
+                self._until_ready(release, watch, deadline, consequence="the split stays as it was")
+            except DeployFailed:
+                if short:
+                    # Nobody gets the share that the floors were for, so Serve needn't go on trying to reach them.
+                    self._cluster.submit(self._cluster.state().merged(list(release.versions)))
+                raise
 
     def _submit(self, release: Release, floors: tuple[capacity.Need, ...] = ()) -> None:
         applications = capacity.raised(release.applications, floors)

@@ -10,7 +10,7 @@ from ray_canary.bentos import BentoStore
 from ray_canary.errors import Conflict, DoesNotFit
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan, resolve
-from ray_canary.serving import compile, fitting
+from ray_canary.serving import compile, fitting, rollout
 from ray_canary.serving.state import OnCluster
 from tests.unit.bento_store import write_bento
 from tests.unit.serving import details as shape
@@ -65,6 +65,36 @@ def test_a_replica_larger_than_any_node_is_named_with_what_the_largest_has(store
 def test_every_replica_that_is_too_large_is_named(store: BentoStore) -> None:
     said = refusal(planned(store, canary=canary(instance_type="cpu.8")), node(1))
     assert [line.partition(":")[0] for line in said.splitlines()] == ["main", "a"]
+
+
+# Room for an update. --------------------------------------------------------------------------------------------------
+
+
+def updated(store: BentoStore, strategy: str, cpus: float) -> tuple[str, ...]:
+    """Return what is said when main's env changes on a cluster of so many CPUs, of which 3 are reserved."""
+    before = shape.deployed(compile.serve_config(planned(store)))
+    services = {"S": {"deployment_strategy": strategy}}
+    plan = planned(store, services=services, envs=[{"name": "NEW", "value": "1"}])
+    return fitting.stuck(plan, before, [node(cpus)], rollout.preview(plan, before))
+
+
+def test_an_update_that_has_no_room_for_one_replica_more_is_named_with_what_is_free(store: BentoStore) -> None:
+    for strategy in ("RollingUpdate", "RampedSlowRollout"):
+        (said,) = updated(store, strategy, 4.5)
+        assert said.startswith(f"main: services.S: {strategy} starts a new replica before it stops an old one.")
+        assert "It needs 2 CPU, 1.0 GiB of memory, and 1.5 CPU, 100.0 GiB of memory is free" in said
+
+
+def test_an_update_with_room_or_without_a_surge_is_not(store: BentoStore) -> None:
+    assert updated(store, "RollingUpdate", 5) == ()
+    assert updated(store, "Recreate", 3) == ()
+    assert updated(store, "BestEffortControlledRollout", 3) == ()
+
+
+def test_what_does_not_restart_needs_no_room(store: BentoStore) -> None:
+    before = shape.deployed(compile.serve_config(planned(store)))
+    plan = planned(store, services={"S": {"scaling": {"max_replicas": 2}}})
+    assert fitting.stuck(plan, before, [node(3)], rollout.preview(plan, before)) == ()
 
 
 def test_no_node_at_all_is_too_small(store: BentoStore) -> None:

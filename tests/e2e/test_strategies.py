@@ -1,0 +1,298 @@
+"""How replicas are replaced, added and removed while requests keep coming: strategies, autoscaling, capacity."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import pytest
+import yaml
+
+from ray_canary.serving.cluster import Cluster
+from tests.e2e.harness import RealCluster, wait_for
+from tests.e2e.load import Load, Sent
+from tests.e2e.test_lifecycle import all_pids, build_light, deploy, key_of, light, requests_to, splitter
+
+STRATEGIES = ("RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout")
+#: How many replicas each target of the four Deployments has.
+REPLICAS = {"main": 1, "a": 1, "b": 4}
+WEIGHTS = {"a": 30, "b": 30}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(shared: RealCluster) -> None:
+    """Build what the module's Deployments run."""
+    build_light(shared.home)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the cluster had of one version: when it was asked (monotonic s), ready replicas, and all but the ending."""
+
+    at: float
+    ready: int
+    existing: int
+
+
+@dataclass
+class Samples:
+    """Looks at the replicas of every application about five times a second until its block ends."""
+
+    address: str
+    found: dict[str, list[Sample]] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        assert self._thread
+        self._thread.join()
+
+    def _run(self) -> None:
+        cluster = Cluster(self.address)
+        while not self._stop.wait(0.2):
+            at = time.monotonic()
+            for name, application in cluster.state().applications.items():
+                states = [replica.state for one in application.deployments.values() for replica in one.replicas]
+                if application.deployments:  # While an application is rebuilt, Serve lists none of them.
+                    sample = Sample(at, states.count("RUNNING"), len(states) - states.count("STOPPING"))
+                    self.found.setdefault(name, []).append(sample)
+
+
+# Strategies. ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one update of one target was like."""
+
+    strategy: str
+    target: str
+    lowest: int
+    highest: int
+    sent: list[Sent] = field(repr=False)
+
+    @property
+    def failed(self) -> Counter[int]:
+        """Count the requests that failed, by status."""
+        return Counter(one.status for one in self.sent if one.failed)
+
+    @property
+    def failed_over(self) -> int:
+        return sum(one.reason == "failover" and not one.failed for one in self.sent)
+
+    def __str__(self) -> str:
+        failed = ", ".join(f"{count} x {status}" for status, count in self.failed.items()) or "0"
+        who = f"{'main' if self.target == 'main' else 'a canary'}, {REPLICAS[self.target]}"
+        return (
+            f"| {self.strategy} | {who} | {self.lowest} | {self.highest} | {len(self.sent)} | {failed} "
+            f"| {self.failed_over} |"
+        )
+
+
+def strategic(strategy: str, steps: dict[str, str]) -> dict[str, Any]:
+    """Return a Deployment with one strategy; a change of a target's step restarts that target."""
+    name = strategy.lower()
+    file = light(
+        WEIGHTS, name=name, route_prefix=f"/{name}", envs={target: {"STEP": step} for target, step in steps.items()}
+    )
+    file["services"]["Fragile"]["deployment_strategy"] = strategy
+    four = {"min_replicas": REPLICAS["b"], "max_replicas": REPLICAS["b"]}
+    file["canary"]["versions"]["b"]["services"] = {"Fragile": {"scaling": four}}
+    return file
+
+
+def application(strategy: str, target: str) -> str:
+    name = strategy.lower()
+    return f"{name}-main" if target == "main" else f"{name}-canary-{target}"
+
+
+def serve(cluster: RealCluster, steps: dict[str, str]) -> None:
+    """Deploy all four Deployments by one plain `serve deploy`, so that they change at the same time."""
+    built = [yaml.safe_load(Path(cluster.build(strategic(one, steps))).read_text()) for one in STRATEGIES]
+    applications = [one for config in built for one in config["applications"]]
+    cluster.serve_deploy(cluster.write("all.yaml", {**built[0], "applications": applications}))
+
+
+def replaced(cluster: RealCluster, old: dict[str, set[int]], targets: tuple[str, ...]) -> bool:
+    """Whether every target has all its replicas, and none that it had before."""
+    new = all_pids(cluster)
+    names = [(application(one, target), REPLICAS[target]) for one in STRATEGIES for target in targets]
+    return all(len(new.get(name, ())) == count and not new[name] & old[name] for name, count in names)
+
+
+def update(cluster: RealCluster, steps: dict[str, str], targets: tuple[str, ...]) -> list[Row]:
+    """Replace the replicas of some targets of all four Deployments under load, and say what was seen."""
+    before = all_pids(cluster)
+    with ExitStack() as stack:
+        loads = {one: stack.enter_context(requests_to(cluster, f"/{one.lower()}")) for one in STRATEGIES}
+        samples = stack.enter_context(Samples(cluster.local.address))
+        wait_for(lambda: all(len(load.sent) > 20 for load in loads.values()), "some requests")
+        serve(cluster, steps)
+        wait_for(lambda: replaced(cluster, before, targets), f"{', '.join(targets)} are replaced", 120, 0.5)
+        sent = {one: len(load.sent) for one, load in loads.items()}
+        wait_for(lambda: all(len(load.sent) > sent[one] + 20 for one, load in loads.items()), "some more")
+    after = all_pids(cluster)
+    others = {name for name in before if not name.endswith(tuple(f"-{target}" for target in targets))}
+    assert {name: after[name] for name in others} == {name: before[name] for name in others}
+    return [row(one, target, loads[one], samples) for one in STRATEGIES for target in targets]
+
+
+def row(strategy: str, target: str, load: Load, samples: Samples) -> Row:
+    split = splitter(WEIGHTS, strategy.lower())
+    found = samples.found[application(strategy, target)]
+    own = [one for one in load.sent if split.choose(one.key.encode()) == target]
+    return Row(strategy, target, min(one.ready for one in found), max(one.existing for one in found), own)
+
+
+@pytest.mark.timeout(420)
+def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: RealCluster) -> None:
+    """Four Deployments, one for each strategy, with a canary of 1 and one of 4 replicas, and main with 1."""
+    serve(cluster, {"main": "1", "a": "1", "b": "1"})
+    wait_for(lambda: replaced(cluster, dict.fromkeys(all_pids(cluster), set()), tuple(REPLICAS)), "all run", 120)
+    for strategy in STRATEGIES:
+        url = f"{cluster.url}/{strategy.lower()}/livez"
+        wait_for(lambda url=url: httpx.get(url, timeout=5).status_code == 200, f"{strategy} answers", 30)
+
+    rows = update(cluster, {"main": "1", "a": "2", "b": "2"}, ("a", "b"))
+    rows += update(cluster, {"main": "2", "a": "2", "b": "2"}, ("main",))
+    rows.sort(key=lambda one: (STRATEGIES.index(one.strategy), tuple(REPLICAS).index(one.target)))
+    print("\n| Strategy | Of | Fewest ready | Most at once | Requests | Failed | Failed over to main |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("\n".join(map(str, rows)))
+
+    seen = {(one.strategy, one.target): one for one in rows}
+    for (strategy, target), one in seen.items():
+        wanted = REPLICAS[target]
+        assert one.sent, "it was under load"
+        if strategy in ("RollingUpdate", "RampedSlowRollout"):
+            assert (one.lowest, one.highest) == (wanted, wanted + 1), one
+            assert not one.failed_over, one
+        elif strategy == "Recreate":
+            assert (one.lowest, one.highest) == (0, wanted), one
+        else:
+            assert (one.lowest, one.highest) == (wanted - 1, wanted), one
+        if one.lowest == 0 and target == "main":
+            assert set(one.failed) == {503}, one
+        else:
+            assert not one.failed, one
+        assert bool(one.failed_over) == (one.lowest == 0 and target != "main"), one
+
+
+# Capacity before weight, and autoscaling. -----------------------------------------------------------------------------
+
+
+def scaled(weights: dict[str, int], **scaling: dict[str, Any]) -> dict[str, Any]:
+    """Return a Deployment whose targets scale as told."""
+    file = light(weights, name="scaled")
+    for target, said in scaling.items():
+        place = file if target == "main" else file["canary"]["versions"][target]
+        place.setdefault("services", {}).setdefault("Fragile", {})["scaling"] = said
+    return file
+
+
+FOUR = {"min_replicas": 4, "max_replicas": 4}
+#: With a short window Serve could take the new replicas away before it has seen the load, so `weights` waits a minute.
+UP_TO_FOUR = {"min_replicas": 1, "max_replicas": 4, "policy": {"scale_down_stabilization_window": 600}}
+
+
+def least(cluster: RealCluster, version: str) -> int:
+    """Return the `min_replicas` that Serve has for a version now."""
+    config = cluster.state().applications[f"scaled-canary-{version}"].config
+    assert config
+    return int(config["deployments"][0]["autoscaling_config"]["min_replicas"])
+
+
+@pytest.mark.timeout(300)
+def test_a_version_has_the_replicas_for_its_new_share_before_the_first_request_of_it(
+    cluster: RealCluster, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    file = scaled({"a": 10, "b": 0}, main=FOUR, a=UP_TO_FOUR, b=UP_TO_FOUR)
+    file["canary"]["versions"]["b"]["envs"].append({"name": "FRAGILE_BREAK", "value": str(gone)})
+    deploy(cluster, file)
+    before = all_pids(cluster)
+    old, new = splitter({"a": 10, "b": 0}, "scaled"), splitter({"a": 80, "b": 0}, "scaled")
+    with requests_to(cluster) as load, Samples(cluster.local.address) as samples:
+        wait_for(lambda: len(load.sent) > 20, "some requests")
+        cluster.canary("weights", "scaled", "a=80")
+        sent = len(load.sent)
+        wait_for(lambda: len(load.sent) > sent + 50, "some requests with the new weights")
+    assert not load.failures, load.failures[:3]
+    moved = [one for one in load.sent if {old.choose(one.key.encode()), one.version} == {"main", "a"}]
+    assert all(new.choose(one.key.encode()) == one.version for one in moved)
+    first = min(one.at + one.took for one in moved)
+    replicas = samples.found["scaled-canary-a"]
+    ready = next(one.at for one in replicas if one.ready >= 4)
+    assert replicas[0].ready == 1
+    assert ready < first, f"the 4th replica was seen {ready - first:.2f} s after the first request of the new share"
+    assert least(cluster, "a") == 1, "the floor is gone"
+    after = all_pids(cluster)
+    assert before["scaled-canary-a"] < after["scaled-canary-a"]
+    assert {name: pids for name, pids in after.items() if name != "scaled-canary-a"} == {
+        name: pids for name, pids in before.items() if name != "scaled-canary-a"
+    }
+
+    gone.touch()
+    with requests_to(cluster) as load:
+        done = cluster.canary("weights", "scaled", "a=0", "b=80", "--timeout", "12", code=1)
+    assert not load.failures
+    said = done.stdout + done.stderr
+    assert "the split stays as it was" in said
+    assert "the weights are gone" in said
+    weights = {key: one.weight for key, one in cluster.state().live()["scaled"].targets.items()}
+    assert weights == {"main": 20, "a": 80, "b": 0}
+    assert least(cluster, "b") == 1, "Serve doesn't go on trying"
+    gone.unlink()
+    wait_for(lambda: len(cluster.pids("scaled-canary-b")) == 1, "b has its one replica", 30)
+
+    cluster.canary("weights", "scaled", "a=0", "b=80", "--now")
+    assert len(cluster.pids("scaled-canary-b")) == 1
+    key = key_of(splitter({"a": 0, "b": 80}, "scaled"), "b")
+    assert httpx.post(f"{cluster.url}/who?feature={key}", json={}).headers["x-bento-version"] == "b"
+
+
+@contextmanager
+def slow_requests(cluster: RealCluster, keys: list[str]) -> Iterator[Load]:
+    """Keep one request of a second in flight for each key."""
+
+    def make(number: int) -> httpx.Request:
+        key = keys[number // 1_000_000]
+        return httpx.Request("POST", f"{cluster.url}/sleep?feature={key}", json={"seconds": 1.0})
+
+    with Load(cluster.url, make, clients=len(keys)) as load:
+        yield load
+
+
+@pytest.mark.timeout(300)
+def test_a_version_scales_up_and_down_by_its_own_numbers_and_no_other_version_moves(cluster: RealCluster) -> None:
+    policy = {"scale_up_stabilization_window": 0, "scale_down_stabilization_window": 1}
+    file = scaled({"a": 50}, a={"min_replicas": 1, "max_replicas": 2, "policy": policy})
+    service = file["canary"]["versions"]["a"]["services"]["Fragile"]
+    service["config_overrides"] = {"traffic": {"concurrency": 2}}
+    deploy(cluster, file)
+    before = all_pids(cluster)
+    split = splitter({"a": 50}, "scaled")
+    with slow_requests(cluster, [key_of(split, "a")] * 5 + [key_of(split, "main")] * 5) as load:
+        wait_for(lambda: len(cluster.pids("scaled-canary-a")) == 2, "a has two replicas", 60)
+        assert {one.version for one in load.sent} == {"main", "a"}
+    assert not load.failures, load.failures[:3]
+    assert before["scaled-canary-a"] < cluster.pids("scaled-canary-a")
+    wait_for(lambda: len(cluster.pids("scaled-canary-a")) == 1, "a has one replica again", 90)
+    after = all_pids(cluster)
+    assert {name: pids for name, pids in after.items() if name != "scaled-canary-a"} == {
+        name: pids for name, pids in before.items() if name != "scaled-canary-a"
+    }
