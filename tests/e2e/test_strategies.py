@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -158,6 +159,10 @@ def row(strategy: str, target: str, load: Load, samples: Samples) -> Row:
     return Row(strategy, target, min(one.ready for one in found), max(one.existing for one in found), own)
 
 
+def answers(url: str) -> bool:
+    return httpx.get(url, timeout=5).status_code == 200
+
+
 @pytest.mark.timeout(420)
 def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: RealCluster) -> None:
     """Four Deployments, one for each strategy, with a canary of 1 and one of 4 replicas, and main with 1."""
@@ -165,7 +170,7 @@ def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: Real
     wait_for(lambda: replaced(cluster, dict.fromkeys(all_pids(cluster), set()), tuple(REPLICAS)), "all run", 120)
     for strategy in STRATEGIES:
         url = f"{cluster.url}/{strategy.lower()}/livez"
-        wait_for(lambda url=url: httpx.get(url, timeout=5).status_code == 200, f"{strategy} answers", 30)
+        wait_for(partial(answers, url), f"{strategy} answers", 30)
 
     rows = update(cluster, {"main": "1", "a": "2", "b": "2"}, ("a", "b"))
     rows += update(cluster, {"main": "2", "a": "2", "b": "2"}, ("main",))

@@ -191,7 +191,7 @@ def test_whatever_runs_only_growing_versions_get_replicas_enough_for_their_share
 @settings(deadline=None)  # The first example imports Serve.
 @given(current=st.integers(1, 20), each=st.floats(0, 50), concurrency=st.integers(1, 32))
 def test_serve_scales_by_the_documented_formula(compiled: Config, current: int, each: float, concurrency: int) -> None:
-    """ceil(current x a replica's average concurrency / concurrency), as on BentoCloud; bounds and windows come after."""
+    """ceil(current x a replica's average concurrency / concurrency), as on BentoCloud; bounds come after."""
     from ray.serve import autoscaling_policy
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
