@@ -18,7 +18,7 @@ class Preview:
     """What a plan would do to one cluster.
 
     `plan` has its targets where the same already runs. `drift` holds where the file differs from what is deployed: the
-    key, its value on the cluster, and in the file; None where there is nothing. `too_small` says what doesn't fit,
+    key, its value on the cluster, and in the file; None where there is nothing. `too_small` says what doesn't fit, and
     `stuck` which update has no room to begin.
     """
 

@@ -24,6 +24,8 @@ STRATEGIES = ("RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortContr
 #: How many replicas each target of the four Deployments has.
 REPLICAS = {"main": 1, "a": 1, "b": 4}
 WEIGHTS = {"a": 30, "b": 30}
+#: How many clients send requests to each of them, one after the other.
+CLIENTS = 2
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,7 +141,7 @@ def update(cluster: RealCluster, steps: dict[str, str], targets: tuple[str, ...]
     """Replace the replicas of some targets of all four Deployments under load, and say what was seen."""
     before = all_pids(cluster)
     with ExitStack() as stack:
-        loads = {one: stack.enter_context(requests_to(cluster, f"/{one.lower()}")) for one in STRATEGIES}
+        loads = {one: stack.enter_context(requests_to(cluster, f"/{one.lower()}", CLIENTS)) for one in STRATEGIES}
         samples = stack.enter_context(Samples(cluster.local.address))
         wait_for(lambda: all(len(load.sent) > 20 for load in loads.values()), "some requests")
         serve(cluster, steps)
@@ -190,10 +192,12 @@ def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: Real
             assert (one.lowest, one.highest) == (0, wanted), one
         else:
             assert (one.lowest, one.highest) == (wanted - 1, wanted), one
-        if one.lowest == 0 and target == "main":
-            assert set(one.failed) == {503}, one
+        if one.lowest == 0:
+            # What is on its way to the last replica of a target when it stops: each client has one request under way.
+            assert one.failed[502] <= CLIENTS, one.failed
+            assert set(one.failed) - {502} == ({503} if target == "main" else set()), one.failed
         else:
-            assert not one.failed, one
+            assert not one.failed, one.failed
         assert bool(one.failed_over) == (one.lowest == 0 and target != "main"), one
 
 
