@@ -88,7 +88,7 @@ CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "min_replicas": (
         {"scaling": {"min_replicas": 3}},
-        {"scaling": {"min_replicas": 3, "initial_replicas": 3}},
+        {"scaling": {"min_replicas": 3, "initial_replicas": None}},
     ),
     "max_replicas": ({"scaling": {"max_replicas": 9}}, {"scaling": {"max_replicas": 9}}),
     "scale up": (
