@@ -105,7 +105,7 @@ def test_the_sync_client_calls_every_kind_of_api(
         wait_for(lambda: task.get_status().value == "completed", "the task is done", 15)
         assert task.get().endswith("sync")
     # Left to the garbage collector otherwise.
-    client.default_temp_dir.cleanup()
+    client._temp_dir.cleanup()
 
 
 def test_the_async_client_calls_every_kind_of_api(cluster: RealCluster, routed: str, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_async_client_calls_every_kind_of_api(cluster: RealCluster, routed: 
                 while (await task.get_status()).value != "completed":
                     await asyncio.sleep(0.05)
             assert (await task.get()).endswith("async")
-        client.default_temp_dir.cleanup()
+        client._temp_dir.cleanup()
 
     asyncio.run(calls())
 
