@@ -124,8 +124,8 @@ class ConfigOverrides(_Model):
     )
     workers: Workers | None = Field(
         default=None,
-        description="Has no effect: a replica is one process. `max_concurrency` and `concurrency` count per replica and "
-        "are not divided by it. For more processes, multiply `min_replicas` and `max_replicas`.",
+        description="Has no effect: a replica is one process. `max_concurrency` and `concurrency` count per replica "
+        "and are not divided by it. For more processes, multiply `min_replicas` and `max_replicas`.",
     )
     threads: Positive | None = Field(default=None, description="How many synchronous API calls a replica runs at once.")
     replicate_process: Flag | None = Field(default=None, description="Passed to BentoML as it is.")

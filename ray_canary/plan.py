@@ -49,7 +49,10 @@ class ScalingPlan(_Model):
     """How many replicas there are, in Serve's terms."""
 
     min_replicas: int = Field(description="At least.")
-    initial_replicas: int = Field(description="At first; at least 1, so that a broken Bento never looks healthy.")
+    initial_replicas: int | None = Field(
+        description="1 where min_replicas is 0, so that a broken Bento never looks healthy. Else null: Serve begins "
+        "with min_replicas, and a version that is edited keeps the number that it has scaled to."
+    )
     max_replicas: int = Field(description="At most.")
     target_ongoing_requests: float = Field(description="Requests at once per replica that scaling aims at.")
     upscale_delay_s: float = Field(description="Seconds of higher load before replicas are added.")
@@ -404,7 +407,8 @@ class _Resolver:
             self._default(f"{place}.scaling.policy.scale_down_stabilization_window", "600", "Serve's own; in seconds")
         return ScalingPlan(
             min_replicas=least,
-            initial_replicas=max(least, 1),
+            # Serve goes back to this number at every change of the deployment's options, whatever the load.
+            initial_replicas=1 if least == 0 else None,
             max_replicas=most,
             target_ongoing_requests=1,
             upscale_delay_s=30.0 if up is None else float(up),

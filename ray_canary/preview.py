@@ -18,8 +18,8 @@ class Preview:
     """What a plan would do to one cluster.
 
     `plan` has its targets where the same already runs. `drift` holds where the file differs from what is deployed: the
-    key, its value on the cluster, and in the file; None where there is nothing. `too_small` says what doesn't fit, `stuck` which
-    update has no room to begin.
+    key, its value on the cluster, and in the file; None where there is nothing. `too_small` says what doesn't fit, and
+    `stuck` which update has no room to begin.
     """
 
     plan: Plan

@@ -36,7 +36,8 @@ _IGNORED: Mapping[str, Mapping[str, str]] = {
         "metrics": f"{_NO_MEANING}: replicas are scaled on the number of requests in progress",
     },
     "overrides": {
-        "workers": "has no effect: a replica is one process, and max_concurrency is not divided; raise min_replicas and max_replicas",
+        "workers": "has no effect: a replica is one process, and max_concurrency counts per replica; "
+        "raise min_replicas and max_replicas instead",
     },
 }
 _CREDENTIAL = re.compile(

@@ -73,6 +73,23 @@ def raised(applications: list[Config], found: tuple[Need, ...]) -> list[Config]:
     return changed
 
 
+def kept(applications: list[Config], found: tuple[Need, ...]) -> list[Config]:
+    """Return applications without floors, but so that the replicas which these have brought stay.
+
+    Serve sets a deployment back to its `initial_replicas` at every change of its options, if it has any: those have to
+    be as many. Without, it goes on with as many as there are. From then on its window for scaling down counts.
+    """
+    by_place = {(need.application, need.deployment): need.replicas for need in found if need.short}
+    changed = copy.deepcopy(applications)
+    for application in changed:
+        for deployment in application.get("deployments") or ():
+            scaling = deployment.get("autoscaling_config") or {}
+            if scaling.get("initial_replicas") is not None:
+                floor = by_place.get((application["name"], deployment["name"]), 0)
+                scaling["initial_replicas"] = max(scaling["initial_replicas"], floor)
+    return changed
+
+
 def sinks_quickly(release: Release, found: tuple[Need, ...]) -> bool:
     """Whether Serve could take the new replicas away again before it has seen the load that they are for."""
     short = {(need.application, need.deployment) for need in found if need.short}

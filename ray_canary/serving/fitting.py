@@ -164,7 +164,7 @@ def _demands(plan: Plan, *, most: bool) -> Iterator[tuple[str, str, int, dict[st
         for service in target.services.values():
             scaling = service.scaling
             surge = -(-service.rollout.max_surge_percent * scaling.max_replicas // 100)
-            count = scaling.max_replicas + surge if most else max(scaling.min_replicas, scaling.initial_replicas)
+            count = scaling.max_replicas + surge if most else max(scaling.min_replicas, 1)
             yield f"{target.key}: services.{service.name}", service.name, count, _replica(service)
 
 

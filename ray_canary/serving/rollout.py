@@ -155,6 +155,7 @@ class Rollout:
         if live is not None and serves and options.wait and not options.at_once:
             floors = capacity.needs(live, release)
             self._versions_first(release, before, floors, found, deadline)
+            release = replace(release, versions=tuple(capacity.kept(list(release.versions), floors)))
         if self._revisions is not None:
             release = release.numbered(self._revisions(release.name).add(release, cause))
         slowly = capacity.sinks_quickly(release, floors)

@@ -127,7 +127,6 @@ def test_the_async_client_calls_every_kind_of_api(cluster: RealCluster, routed: 
 
 
 def test_an_image_goes_there_and_back(cluster: RealCluster) -> None:
-    # BentoML's client reads an image in an answer with Pillow, which is not installed here.
     answer = httpx.post(f"{cluster.url}/picture", files={"file": ("picture.png", PNG, "image/png")})
     assert (answer.headers["content-type"], answer.content) == ("image/png", PNG)
 

@@ -352,17 +352,17 @@ def test_a_gpu_is_asked_for_in_rays_words(store: BentoStore) -> None:
 @pytest.mark.parametrize(
     ("said", "least", "first", "most"),
     [
-        (None, 1, 1, 1),
-        ({}, 1, 1, 1),
-        ({"min_replicas": 3}, 3, 3, 3),
-        ({"max_replicas": 3}, 1, 1, 3),
+        (None, 1, None, 1),
+        ({}, 1, None, 1),
+        ({"min_replicas": 3}, 3, None, 3),
+        ({"max_replicas": 3}, 1, None, 3),
         ({"min_replicas": 0}, 0, 1, 1),
         ({"min_replicas": 0, "max_replicas": 4}, 0, 1, 4),
-        ({"min_replicas": 2, "max_replicas": 2}, 2, 2, 2),
+        ({"min_replicas": 2, "max_replicas": 2}, 2, None, 2),
     ],
 )
 def test_scaling_has_bentoclouds_defaults_and_never_starts_at_zero(
-    store: BentoStore, said: dict[str, Any] | None, least: int, first: int, most: int
+    store: BentoStore, said: dict[str, Any] | None, least: int, first: int | None, most: int
 ) -> None:
     scaling = service(store, {"scaling": said}).scaling
     assert (scaling.min_replicas, scaling.initial_replicas, scaling.max_replicas) == (least, first, most)

@@ -69,7 +69,7 @@ def test_a_version_gets_its_share_of_what_all_have_replicas_for(compiled: Config
 
 def test_it_gets_no_more_than_its_most_and_no_fewer_than_its_least(compiled: Config) -> None:
     assert needs(live(compiled, {"main": 20}), a=80) == {"d-canary-a": 4}
-    idle = live(compiled, {}, {"a": {"min_replicas": 3, "initial_replicas": 3}})
+    idle = live(compiled, {}, {"a": {"min_replicas": 3}})
     assert needs(idle, a=11) == {"d-canary-a": 3}
 
 
@@ -98,7 +98,7 @@ def test_a_version_that_is_new_gets_replicas_for_its_whole_share(compiled: Confi
 # What is done about it. -----------------------------------------------------------------------------------------------
 
 
-def floors(application: Config) -> tuple[int, int, int]:
+def floors(application: Config) -> tuple[int, int | None, int]:
     scaling = application["deployments"][0]["autoscaling_config"]
     return scaling["min_replicas"], scaling["initial_replicas"], scaling["max_replicas"]
 
@@ -109,8 +109,19 @@ def test_only_what_is_short_is_raised_and_the_release_itself_keeps_its_own_numbe
     found = capacity.needs(there, release)
     assert {need.application: need.short for need in found} == {"d-canary-a": True, "d-canary-b": False}
     raised = {one["name"]: floors(one) for one in capacity.raised(list(release.versions), found)}
-    assert raised == {"d-main": (1, 1, 4), "d-canary-a": (4, 4, 4), "d-canary-b": (1, 1, 4)}
-    assert {floors(one) for one in release.versions} == {(1, 1, 4)}
+    assert raised == {"d-main": (1, None, 4), "d-canary-a": (4, 4, 4), "d-canary-b": (1, None, 4)}
+    assert {floors(one) for one in release.versions} == {(1, None, 4)}
+
+
+def test_when_the_floor_goes_the_replicas_stay_though_serve_starts_again_from_initial_replicas(
+    compiled: Config,
+) -> None:
+    asleep = {"min_replicas": 0, "initial_replicas": 1}
+    there = live(compiled, {"main": 4, "a": 0, "b": 1}, {"a": asleep})
+    release = Release.of_live(there).with_weights({"a": 50, "b": 30})
+    found = capacity.needs(there, release)
+    kept = {one["name"]: floors(one) for one in capacity.kept(list(release.versions), found)}
+    assert kept == {"d-main": (1, None, 4), "d-canary-a": (0, 3, 4), "d-canary-b": (1, None, 4)}
 
 
 @pytest.mark.parametrize(("window_s", "quickly"), [(0, True), (59, True), (60, False), (600, False)])
@@ -191,7 +202,7 @@ def test_whatever_runs_only_growing_versions_get_replicas_enough_for_their_share
 @settings(deadline=None)  # The first example imports Serve.
 @given(current=st.integers(1, 20), each=st.floats(0, 50), concurrency=st.integers(1, 32))
 def test_serve_scales_by_the_documented_formula(compiled: Config, current: int, each: float, concurrency: int) -> None:
-    """ceil(current x a replica's average concurrency / concurrency), as on BentoCloud; bounds and windows come after."""
+    """ceil(current x a replica's average concurrency / concurrency), as on BentoCloud; bounds and windows follow."""
     from ray.serve import autoscaling_policy
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
