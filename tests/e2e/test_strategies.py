@@ -134,7 +134,7 @@ def replaced(cluster: RealCluster, old: dict[str, set[int]], targets: tuple[str,
     """Whether every target has all its replicas, and none that it had before."""
     new = all_pids(cluster)
     names = [(application(one, target), REPLICAS[target]) for one in STRATEGIES for target in targets]
-    return all(len(new.get(name, ())) == count and not new[name] & old[name] for name, count in names)
+    return all(len(new.get(name, ())) == count and not new[name] & old.get(name, set()) for name, count in names)
 
 
 def update(cluster: RealCluster, steps: dict[str, str], targets: tuple[str, ...]) -> list[Row]:
