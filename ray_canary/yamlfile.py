@@ -193,21 +193,42 @@ def rewrite(path: str | Path, data: Mapping[str, Any]) -> None:
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    document = yaml.load(read(path))
-    _become(document, data)
-    text = StringIO()
-    yaml.dump(document, text)
-    _replace(Path(path), text.getvalue())
+    text = read(path)
+    document = yaml.load(text)
+    _become(document, loads(text, str(path)).data, data)
+    written = StringIO()
+    yaml.dump(document, written)
+    _replace(Path(path), written.getvalue())
 
 
-def _become(there: Any, wanted: Mapping[str, Any]) -> None:
+def _become(there: Any, means: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Edit what ruamel has read. `means` is the same as we read it, which isn't always what YAML 1.2 says it is."""
     for key in [key for key in there if key not in wanted]:
         del there[key]
     for key, value in wanted.items():
-        if isinstance(value, Mapping) and isinstance(there.get(key), dict):
-            _become(there[key], value)
-        elif key not in there or there[key] != value:
-            there[key] = value
+        before = means.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and isinstance(there.get(key), dict):
+            _become(there[key], before, value)
+        elif key not in means or before != value or type(before) is not type(value):
+            there[_written(key)] = _written(value)
+
+
+def _written(value: Any) -> Any:
+    """Return a value as ruamel has to write it for us to read it as it is: with quotes, wherever we need some."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, Mapping):
+        return {_written(key): _written(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(inner) for inner in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and _needs_quotes(value) else value
+
+
+def _needs_quotes(text: str) -> bool:
+    try:
+        return bool(loads(text, "").data != text)
+    except ConfigError:
+        return True
 
 
 def _replace(path: Path, text: str) -> None:
