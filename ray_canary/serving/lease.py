@@ -5,6 +5,7 @@ wins. A lease is therefore a row of numbered records. Whoever adds the next numb
 has been given back or has run out, has the lease.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -25,7 +26,10 @@ RENEW_EVERY_S: Final = 3.0
 #: Seconds between two looks at a lease that somebody else has.
 _LOOK_EVERY_S: Final = 0.25
 
-_MISSED_CLOCK_S: Final = 1.0
+#: Seconds by which the start of one and the same process may be told differently.
+_SAME_START_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Lease:
@@ -104,7 +108,7 @@ class Lease:
         process = psutil.Process()
         now = time.time()
         return {
-            "by": f"{_user()}@{socket.gethostname()}",
+            "by": whoami(),
             "host": socket.gethostname(),
             "pid": process.pid,
             "started": process.create_time(),
@@ -116,7 +120,11 @@ class Lease:
     def _renew(self) -> None:
         record = self._record()
         while not self._stop.wait(RENEW_EVERY_S):
-            self._store.put(self._key, {**record, "until": time.time() + TERM_S})
+            try:
+                self._store.put(self._key, {**record, "until": time.time() + TERM_S})
+            except Exception as error:
+                # The next sign of life may get through before the lease has run out.
+                logger.warning("The lease of %s could not be renewed: %s", self._deployment, error)
 
 
 def _held(row: Record) -> bool:
@@ -128,7 +136,7 @@ def _dead(row: dict[str, Any]) -> bool:
     if row["host"] != socket.gethostname():
         return False
     try:
-        return bool(abs(psutil.Process(row["pid"]).create_time() - row["started"]) > _MISSED_CLOCK_S)
+        return bool(abs(psutil.Process(row["pid"]).create_time() - row["started"]) > _SAME_START_S)
     except psutil.NoSuchProcess:
         return True
 
