@@ -534,8 +534,8 @@ def _base(live: Live, keeper: Keeper | None) -> Release:
 def _kept(live: Live, keeper: Keeper) -> Revision:
     """Return the revision that is deployed; what was deployed by other means becomes one, so that one can go back."""
     kept = keeper(live.name)
-    release = Release.of_live(accepted(live))
-    return kept.active(live) or kept.get(kept.add(release, "found on the cluster"))
+    there = kept.there(accepted(live))
+    return kept.active(live) or kept.get(kept.add(there, "found on the cluster"))
 
 
 def _goal(kept: Revisions, to: int | None, active: int | None) -> Revision:

@@ -21,7 +21,7 @@ from ray_canary.serving.bridge import Bridge
 from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.http import error_body
 from ray_canary.serving.redaction import Redactor
-from ray_canary.serving.serve_private import HandleTransport
+from ray_canary.serving.serve_private import HandleTransport, node_address
 from ray_canary.serving.transport import Transport
 from ray_canary.serving.websocket_host import Socket
 from ray_canary.serving.wire import Head, Request
@@ -125,11 +125,6 @@ class BentoHost:
         sentence = "Not Found: there is no such task in this replica; results are kept for a day"
         headers, body = error_body(sentence)
         return Head(404, headers, self._tag, body, False)
-
-
-def node_address() -> str:
-    """Return the address of the node that this runs on, as Ray knows it."""
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def own_envs() -> frozenset[str]:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray_canary.plan import MAIN, Plan
+from ray_canary.plan import Plan
 from ray_canary.serving import compile
 from ray_canary.serving.compile import INGRESS_DEPLOYMENT, Config
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.state import Live
 
 #: What a rollout raises for a while, so that a version has the replicas for its new share before it gets it.
-FLOORS = ("min_replicas", "initial_replicas")
+MIN, INITIAL = FLOORS = ("min_replicas", "initial_replicas")
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,26 @@ class Release:
         """Return it with the number of the revision that it is."""
         return self.with_settings(self.settings.model_copy(update={"revision": revision}))
 
+    def floors(self) -> dict[str, dict[str, int]]:
+        """Return the least number of replicas of every deployment, by application and deployment."""
+        return {one["name"]: {name: int(found.get(MIN, 1)) for name, found in _scalings(one)} for one in self.versions}
+
+    def with_floors(self, floors: Mapping[str, Mapping[str, int]]) -> "Release":
+        """Return it with other least numbers of replicas, where `floors` has some; see `floors`."""
+        changed = copy.deepcopy(self)
+        for application in changed.versions:
+            own = floors.get(application["name"], {})
+            for name, found in _scalings(application):
+                if name in own:
+                    found[MIN] = own[name]
+        return changed
+
     def same_as(self, other: "Release") -> bool:
-        """Whether both ask for the same: neither the number of a revision, of an attempt, nor floors count."""
+        """Whether both ask for the same.
+
+        The number of a revision or of an attempt makes no difference, nor does `initial_replicas`: with how many
+        replicas a version once began.
+        """
         return bool(_bare(self) == _bare(other))
 
 
@@ -143,18 +161,18 @@ def runs(application: Config) -> Any:
 def _bare(release: Release) -> Any:
     settings = release.settings.model_copy(update={"revision": None})
     ingress = with_user_config(release.ingress, settings)
-    return ingress, {one["name"]: _without_floors(one) for one in release.versions}
+    return ingress, {one["name"]: _bare_version(one) for one in release.versions}
 
 
-def _without_floors(application: Config) -> Config:
+def _bare_version(application: Config) -> Config:
     bare = copy.deepcopy(application)
     (bare.get("args") or {}).pop("attempt", None)
-    for deployment in bare.get("deployments") or ():
-        for key in FLOORS:
-            (deployment.get("autoscaling_config") or {}).pop(key, None)
+    for _, scaling in _scalings(bare):
+        scaling.pop(INITIAL, None)
     return bare
 
 
-def main_of(settings: IngressSettings) -> str | None:
-    """Return the application that serves main."""
-    return settings.targets[MAIN].application
+def _scalings(application: Config) -> list[tuple[str, Config]]:
+    """Return what each deployment of an application says of its scaling, by the deployment's name."""
+    parts = application.get("deployments") or ()
+    return [(one["name"], one["autoscaling_config"]) for one in parts if one.get("autoscaling_config")]

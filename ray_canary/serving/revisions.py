@@ -47,6 +47,7 @@ class Revisions:
         self._store = store
         self._deployment = deployment
         self._prefix = f"revision/{deployment}/"
+        self._raised = f"raised/{deployment}"
 
     def all(self) -> list[Revision]:
         """Return every revision that is kept, the oldest first."""
@@ -65,13 +66,24 @@ class Revisions:
         """Return the revision that is deployed; None if what is there was never deployed by us.
 
         The number in the ingress's settings says which, unless somebody has changed something since, by a plain
-        `serve deploy` for one; then the newest one that asks for what is there. Floors that a rollout has raised on the
-        way, or left behind when it was killed, make no difference.
+        `serve deploy` for one; then the newest one that asks for what is there.
         """
-        there = Release.of_live(live)
+        there = self.there(live)
         revisions = self.all()
         numbered = [one for one in revisions if one.number == live.settings.revision]
         return next((one for one in [*numbered, *reversed(revisions)] if one.release.same_as(there)), None)
+
+    def there(self, live: Live) -> Release:
+        """Return what is deployed, without the floors that a rollout has raised, or left behind when it was killed."""
+        return Release.of_live(live).with_floors((self._store.get(self._raised) or {}).get("floors") or {})
+
+    def raising(self, release: Release) -> None:
+        """Keep the numbers that a release itself asks for, before a rollout raises them for a while."""
+        self._store.put(self._raised, {"floors": release.floors()})
+
+    def lowered(self) -> None:
+        """Note that no floor is raised any more."""
+        self._store.delete(self._raised)
 
     def add(self, release: Release, cause: str) -> int:
         """Keep a release as the next revision, and return its number; the newest one is not kept twice."""

@@ -169,6 +169,7 @@ class Rollout:
             # Until Serve has seen the load that the new replicas are for.
             time.sleep(min(capacity.SEEN_AFTER_S, max(0.0, deadline - time.monotonic())))
             self._submit(release)
+        self._lowered(release)
         if options.wait and options.whole:
             self._until_ready(release, _Watch(release, release.applications, before, found), deadline)
 
@@ -184,6 +185,8 @@ class Rollout:
         short = any(need.short for need in floors)
         if not short and all(_there(before, one) for one in versions):
             return
+        if short and self._revisions is not None:
+            self._revisions(release.name).raising(release)
         self._cluster.submit(before.merged(versions, **release.options))
         if grows := frozenset(need.application for need in floors):
             watch = _Watch(release, versions, before, found, only=grows)
@@ -193,7 +196,12 @@ class Rollout:
                 if short:
                     # Nobody gets the share that the floors were for, so Serve needn't go on trying to reach them.
                     self._cluster.submit(self._cluster.state().merged(list(release.versions)))
+                    self._lowered(release)
                 raise
+
+    def _lowered(self, release: Release) -> None:
+        if self._revisions is not None:
+            self._revisions(release.name).lowered()
 
     def _submit(self, release: Release, floors: tuple[capacity.Need, ...] = ()) -> None:
         applications = capacity.raised(release.applications, floors)
