@@ -8,6 +8,7 @@ import click
 
 from ray_canary import deployment, edits, screens, yamlfile
 from ray_canary.errors import ConfigError
+from ray_canary.history import differences, history_of
 from ray_canary.options import address as _address
 from ray_canary.options import output as _output
 from ray_canary.screens import out
@@ -107,7 +108,7 @@ def revisions(name: str, address: str | None, output: str) -> None:
 
     `rollback` goes back to any of it.
     """
-    history = deployment.revisions(name, address)
+    history = history_of(name, address)
     if output == "table":
         screens.revisions(history)
     else:
@@ -127,9 +128,9 @@ def diff(name: str, before: int | None, after: int | None, address: str | None, 
 
     Without M, between N and what is deployed; without both, between what is deployed and the revision before it.
     """
-    history = deployment.revisions(name, address)
+    history = history_of(name, address)
     old, new = history.pair(before, after)
-    found = deployment.differences(old, new)
+    found = differences(old, new)
     if output == "table":
         screens.differences(old, new, found)
     else:

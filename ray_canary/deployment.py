@@ -20,7 +20,7 @@ from ray_canary.bentos import BentoStore, store_path
 from ray_canary.errors import ClusterError, ConfigError, Conflict, NotFound, Problem
 from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
-from ray_canary.plan import MAIN, Plan, leaf_differences, resolve
+from ray_canary.plan import MAIN, Plan, resolve
 from ray_canary.requirements import Environment
 from ray_canary.serving import compile, fitting, rollout
 from ray_canary.serving.adoption import adopt, restore
@@ -50,7 +50,7 @@ class Deployment:
     @property
     def live(self) -> Live:
         """What the cluster has of it now. Raises NotFound."""
-        return _find(self.cluster, self.name)
+        return find(self.cluster, self.name)
 
     def get_status(self) -> str:
         """Return its status in BentoCloud's words, such as `running`, `deploying`, `unhealthy` or `failed`."""
@@ -136,14 +136,14 @@ def update(
     if not wanted:
         raise ConfigError.of("is required: which Deployment is to be updated?", path="name")
     cluster = Cluster(address)
-    merged = config.deep_merge(accepted(_find(cluster, wanted)).file(), {**patch, "name": wanted})
+    merged = config.deep_merge(accepted(find(cluster, wanted)).file(), {**patch, "name": wanted})
     return apply_plan(plan(config.parse(merged, str(config_file or "<dict>"))), cluster, wait=wait, timeout=timeout)
 
 
 def get(name: str, address: str | None = None) -> Deployment:
     """Return a Deployment that is on the cluster. Raises NotFound."""
     cluster = Cluster(address)
-    _find(cluster, name)
+    find(cluster, name)
     return Deployment(name, cluster)
 
 
@@ -163,12 +163,12 @@ def terminate(
 ) -> Deployment:
     """Take all versions down; name and route stay taken and answer 503 until it is deployed again or deleted."""
     cluster = Cluster(address)
-    live = _find(cluster, name)
+    live = find(cluster, name)
     if live.single:
         raise Conflict(f"{name} is in the single-application form, which can't be terminated; delete it")
     rollout = Rollout(cluster)
     with _changing(cluster, name, "terminate", notice):
-        rollout.terminate(accepted(_find(cluster, name)))
+        rollout.terminate(accepted(find(cluster, name)))
     if wait:
         rollout.until_gone(frozenset(live.version_applications), timeout)
     return Deployment(name, cluster)
@@ -184,10 +184,10 @@ def delete(
 ) -> None:
     """Take a Deployment off the cluster. Its revisions are kept, so that `rollback` can bring it back."""
     cluster = Cluster(address)
-    live = _find(cluster, name)
+    live = find(cluster, name)
     rollout = Rollout(cluster)
     with _changing(cluster, name, "delete", notice) as keeper:
-        live = _find(cluster, name)
+        live = find(cluster, name)
         if keeper is not None and not live.rejected:
             _kept(live, keeper)
         rollout.delete(live)
@@ -217,7 +217,7 @@ def set_weights(
         DeployFailed: the replicas didn't become ready within `timeout` seconds; the weights are what they were.
     """
     cluster = Cluster(address)
-    _checked_weights(weights, accepted(_find(cluster, name)).settings.split.weights)
+    _checked_weights(weights, accepted(find(cluster, name)).settings.split.weights)
     cause = f"weights {' '.join(f'{key}={weight}' for key, weight in weights.items())}"
     with _changing(cluster, name, cause, notice) as revisions:
         before = cluster.state()
@@ -253,7 +253,7 @@ def promote(
         DeployFailed: its replicas for the new share didn't become ready within `timeout` seconds.
     """
     cluster = Cluster(address)
-    live = accepted(_find(cluster, name))
+    live = accepted(find(cluster, name))
     check_promotable(live, version)
     if is_promoted(live, version) and not live.beside:
         return _weight_change(live, live.settings)
@@ -303,67 +303,6 @@ def rollback(
             release, before, f"rollback to {wanted.number}", Options(at_once=at_once, timeout_s=timeout)
         )
     return wanted
-
-
-def revisions(name: str, address: str | None = None) -> "History":
-    """Return the revisions of a Deployment. Raises NotFound if there is none."""
-    cluster = Cluster(address)
-    kept = Revisions(cluster.store(), name)
-    live = cluster.state().live().get(name)
-    found = kept.all()
-    if live is None and not found:
-        _find(cluster, name)
-    active = kept.active(live) if live and not live.rejected else None
-    return History(tuple(found), active.number if active else None, live)
-
-
-@dataclass(frozen=True)
-class History:
-    """The revisions of one Deployment: which there are, and which of them is deployed."""
-
-    revisions: tuple[Revision, ...]
-    active: int | None
-    live: Live | None = field(repr=False)
-
-    def find(self, number: int) -> Revision:
-        """Return one of them. Raises NotFound."""
-        for one in self.revisions:
-            if one.number == number:
-                return one
-        kept = [one.number for one in self.revisions]
-        raise NotFound(f"There is no revision {number}; {f'there are {kept[0]} to {kept[-1]}' if kept else 'none'}")
-
-    def pair(self, before: int | None, after: int | None) -> tuple[Revision, Revision]:
-        """Return two revisions to compare; without `after` the second is what is deployed. Raises NotFound."""
-        if after is None and self.active is None:
-            raise NotFound("What is on the cluster is no revision; name two, as in `diff NAME 1 2`")
-        new = self.find(after if after is not None else self.active or 0)
-        earlier = [one for one in self.revisions if one.number < new.number]
-        if before is None and not earlier:
-            raise NotFound(f"There is no revision before {new.number}")
-        return (earlier[-1] if before is None else self.find(before)), new
-
-
-def differences(before: Revision, after: Revision) -> tuple[tuple[str, Any, Any], ...]:
-    """Return what differs between two revisions, in the words of the Deployment file: path, before, after.
-
-    A Bento is named as it was pinned, and `ray.applications` and `ray.arms` as they are.
-    """
-    return tuple(leaf_differences(_in_words(before), _in_words(after)))
-
-
-def _in_words(revision: Revision) -> dict[str, Any]:
-    settings = revision.release.settings
-    file = edits.with_weights(settings.file or {}, settings.split.weights)
-    file["bento"] = settings.targets[MAIN].bento
-    for key, version in ((file.get("canary") or {}).get("versions") or {}).items():
-        if key in settings.targets:
-            version["bento"] = settings.targets[key].bento
-    places = {
-        "applications": {key: target.application for key, target in settings.targets.items()},
-        "arms": {key: target.arm for key, target in settings.targets.items()},
-    }
-    return {**file, "ray": {**(file.get("ray") or {}), **places}}
 
 
 @dataclass(frozen=True)
@@ -493,7 +432,8 @@ def _secret_names(live: Live, key: str, application: ApplicationState | None) ->
     return [*dict.fromkeys((*(args.get("secrets") or ()), *own))]
 
 
-def _find(cluster: Cluster, name: str) -> Live:
+def find(cluster: Cluster, name: str) -> Live:
+    """Return a Deployment as the cluster has it. Raises NotFound."""
     return _found(cluster.state(), name)
 
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from ray_canary import requirements
 from ray_canary.access import Issued
-from ray_canary.deployment import History, WeightChange, describe
+from ray_canary.deployment import WeightChange, describe
+from ray_canary.history import History
 from ray_canary.instances import Catalogue
 from ray_canary.plan import DependenciesPlan, Plan
 from ray_canary.preview import Preview

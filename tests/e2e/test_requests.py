@@ -417,7 +417,7 @@ def test_a_request_to_a_target_whose_replicas_are_all_busy_waits_for_its_turn(cl
     """It is neither turned away nor answered by another version, though it waits longer than `target_wait_s`."""
 
     def waited() -> bool:
-        response = client.get(f"{SECOND}/livez")
+        response = client.get(f"{SECOND}/web/counts")
         assert (response.status_code, response.headers["x-bento-version"]) == (200, "main")
         return response.elapsed.total_seconds() > WAIT_S
 

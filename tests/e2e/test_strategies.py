@@ -255,6 +255,15 @@ def test_a_version_has_the_replicas_for_its_new_share_before_the_first_request_o
         name: pids for name, pids in before.items() if name != "scaled-canary-a"
     }
 
+    edited = scaled({"a": 80, "b": 0}, main=FOUR, a=UP_TO_FOUR, b=UP_TO_FOUR)
+    edited["canary"]["versions"]["a"]["envs"].append({"name": "EDITED", "value": "1"})
+    edited["canary"]["versions"]["b"] = file["canary"]["versions"]["b"]
+    with requests_to(cluster) as load, Samples(cluster.local.address) as samples:
+        deploy(cluster, edited)
+    assert not load.failures, load.failures[:3]
+    assert min(one.ready for one in samples.found["scaled-canary-a"]) >= 4, "an edit keeps the replicas it has"
+    assert all_pids(cluster)["scaled-canary-a"].isdisjoint(after["scaled-canary-a"])
+
     gone.touch()
     with requests_to(cluster) as load:
         done = cluster.canary("weights", "scaled", "a=0", "b=80", "--timeout", "12", code=1)
