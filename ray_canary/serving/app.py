@@ -12,8 +12,9 @@ from ray_canary.bentos import BentoStore, store_path
 from ray_canary.instances import Catalogue
 from ray_canary.plan import SecretPlan, TargetPlan, resolve
 from ray_canary.serving import compile
+from ray_canary.serving.entry import entry
 from ray_canary.serving.host import BentoHost
-from ray_canary.serving.ingress import Ingress, entry
+from ray_canary.serving.ingress import Ingress
 
 Options = dict[str, Any]
 
@@ -88,7 +89,8 @@ def _version(args: VersionArgs, prefix: str, options: Mapping[str, Options]) -> 
         if name not in built:
             depends = {dependency: build(dependency) for dependency in args.services[name].depends}
             deployment: Any = serve.deployment(**_named(f"{prefix}{name}", options.get(name, {})))
-            built[name] = deployment(BentoHost).bind(args.bento, name, overrides, depends, args.secrets)
+            host = _with_http(BentoHost) if name == args.entry_service and not prefix else BentoHost
+            built[name] = deployment(host).bind(args.bento, name, overrides, depends, args.secrets)
         return built[name]
 
     return build(args.entry_service)
@@ -96,9 +98,14 @@ def _version(args: VersionArgs, prefix: str, options: Mapping[str, Options]) -> 
 
 def _ingress(name: str, options: Options, *versions: Application) -> Application:
     deployment: Any = serve.deployment(**_named(compile.INGRESS_DEPLOYMENT, options))
-    # Serve takes a function for one that builds the ASGI app.
-    application: Application = deployment(serve.ingress(lambda: entry)(Ingress)).bind(name, *versions)
+    application: Application = deployment(_with_http(Ingress)).bind(name, *versions)
     return application
+
+
+def _with_http(kind: type) -> Any:
+    """Let a class answer HTTP, where Serve opens a port for it."""
+    # Serve takes a function for one that builds the ASGI app.
+    return serve.ingress(lambda: entry)(kind)
 
 
 def _named(name: str, options: Options) -> Options:

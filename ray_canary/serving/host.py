@@ -19,7 +19,8 @@ from ray_canary.plan import SecretPlan
 from ray_canary.serving import bento_app, exchange, failures, secrets, tasks
 from ray_canary.serving.bridge import Bridge
 from ray_canary.serving.exchange import Exchange
-from ray_canary.serving.http import error_body
+from ray_canary.serving.host_http import Door
+from ray_canary.serving.http import Receive, Scope, Send, error_body
 from ray_canary.serving.redaction import Redactor
 from ray_canary.serving.serve_private import HandleTransport, node_address
 from ray_canary.serving.transport import Transport
@@ -32,7 +33,7 @@ _LEFTOVER_S: Final = 60.0
 
 
 class BentoHost:
-    """Hosts one Bento service. It has no `__call__`: only a Serve handle reaches it, never HTTP."""
+    """Hosts one Bento service. A Serve handle reaches it, and over HTTP an ingress that it was introduced to."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
@@ -44,6 +45,7 @@ class BentoHost:
     ) -> None:
         self._tag = bento
         self._folder = OwnFolder()
+        self._door = Door()
         self._hide = Redactor()
         connect = {name: partial(self.connect, handle) for name, handle in depends.items()}
         self._bridge = Bridge(self._folder.path / "bridge", connect)
@@ -119,6 +121,14 @@ class BentoHost:
                 yield part
         finally:
             await response.aclose()  # type: ignore[attr-defined]
+
+    async def introduce(self) -> bytes:
+        """Return the secret that an ingress says to get in over HTTP."""
+        return self._door.secret
+
+    async def answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what comes to this replica's own port, in HAProxy mode."""
+        await self._door.answer(self._app, self._tag, scope, receive, send)
 
     def _no_such_task(self) -> Head:
         """Say so here: an id that was made up must not lead to any path of a version that no user is sent to."""

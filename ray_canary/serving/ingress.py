@@ -10,6 +10,7 @@ from ray import serve
 
 from ray_canary.serving import settings as ingress_settings
 from ray_canary.serving.access import Gate, TokenWatch
+from ray_canary.serving.direct import DirectTransport
 from ray_canary.serving.dispatch import Dispatcher
 from ray_canary.serving.http import Receive, Scope, Send
 from ray_canary.serving.passthrough import PassThrough
@@ -43,7 +44,7 @@ class Ingress:
     def __init__(self, deployment: str, *versions: Any) -> None:
         """Make the ingress of `deployment`; `versions` only make Serve deploy them in the same application."""
         self._recorder = Recorder(deployment)
-        self._connections = Connections(HandleTransport)
+        self._connections = Connections(_connect)
         self._queues = Queues(self._open_queue)
         self._dispatcher: Dispatcher | None = None
         self._background: asyncio.Task[None] | None = None
@@ -91,7 +92,7 @@ class Ingress:
     def _target(self, key: str, settings: IngressSettings, before: Target | None) -> Target:
         """Make a target, or go on with the one before, whose requests in flight still count."""
         of_target = settings.targets[key]
-        transport = self._connections.to(of_target)
+        transport = self._connections.to(of_target, settings.ingress_replicas)
         if before is not None and before.transport is transport:
             before.settings = of_target
             return before
@@ -117,9 +118,13 @@ class Ingress:
             raise RuntimeError("The ingress has no user_config.")
         return self._dispatcher
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request."""
         await self._pass_through(scope, receive, send)
+
+
+def _connect(application: str | None, deployment: str) -> DirectTransport:
+    return DirectTransport(HandleTransport(application, deployment))
 
 
 async def _look(targets: list[Target], at_most_s: float) -> None:
@@ -138,20 +143,3 @@ def _statuses() -> dict[tuple[str, str], str]:
         for application, found in serve.status().applications.items()
         for deployment, overview in found.deployments.items()
     }
-
-
-async def entry(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hand a request that Serve received to this replica's `Ingress`."""
-    if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
-        return
-    ingress: Any = serve.get_replica_context().servable_object
-    await ingress.answer(scope, receive, send)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -5,21 +5,22 @@ Checked against ray 2.60.0. Public handles don't say how many replicas they can 
 The handle's own router is told by the controller within milliseconds of every change, so the ingress reads the router's
 replica set. Nor do they say whether a replica has accepted a request, and which: a router whose replica dies before it
 did goes on looking for another one, without limit. Nor can they send to a replica that the caller names:
-`choose_replica()` leaves the choice to the router. Nor can anybody but a router count a request as waiting, which
+`choose_replica()` leaves the choice to the router. Nor do they tell where a replica's own HTTP server listens, which
+Serve opens in HAProxy mode and tells its routers. Nor can anybody but a router count a request as waiting, which
 Serve's autoscaling goes by. The id of the request under way has no public reader either.
 `tests/unit/serving/test_serve_private.py` fails when these move.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ray_canary.serving.transport import Broken, Call, Gone, NotSent
+from ray_canary.serving.transport import Address, Broken, Call, Gone, NotSent
 from ray_canary.serving.wire import MAX_PIECE, Head, Request
 
 logger = logging.getLogger("ray.serve")
@@ -28,6 +29,8 @@ logger = logging.getLogger("ray.serve")
 LOOK_EVERY_S: Final = 0.25
 #: How many replicas that have left the router's set are remembered: while they drain, they still answer.
 REMEMBERED: Final = 64
+LOOPBACK: Final = "127.0.0.1"
+_NOWHERE: Final[Mapping[str, Address]] = {}
 
 
 class HandleTransport:
@@ -47,6 +50,8 @@ class HandleTransport:
         self._current: dict[Any, Any] = {}
         #: Every replica by its own id, the latest last; those that have left may be draining.
         self._known: dict[str, Any] = {}
+        self._addressed: dict[Any, Any] | None = None
+        self._addresses: Mapping[str, Address] = _NOWHERE
 
     @property
     def place(self) -> tuple[str, str]:
@@ -78,6 +83,9 @@ class HandleTransport:
             step()
         if by > 0 and metrics.should_send_scaled_to_zero_optimized_push(curr_num_replicas=self.routable):
             metrics.push_autoscaling_metrics_to_controller()
+
+    def share(self, ingress_replicas: int, *, queued: bool) -> None:
+        """Do nothing: a replica itself refuses what is too much, and Serve then asks another one."""
 
     def drains(self, call: Call) -> bool:
         """Whether the replica that has `call` takes no other ones any more."""
@@ -111,6 +119,23 @@ class HandleTransport:
             _handle_id=handle.handle_id,
         )
 
+    def addresses(self) -> Mapping[str, Address]:
+        """Return where each routable replica's own HTTP server listens; empty where Serve opens none."""
+        router = self._router.request_router
+        if router is None or not self._router._deployment_available:
+            return _NOWHERE
+        current = self._replicas(router)
+        if current is not self._addressed:
+            self._addressed = current
+            found = {each.unique_id: _address(replica) for each, replica in current.items()}
+            self._addresses = {name: address for name, address in found.items() if address is not None}
+        return self._addresses
+
+    async def introduce(self, replica: str) -> bytes:
+        """Ask one replica for the secret that lets requests in to it."""
+        handle = self._to(replica, self._handle.options(method_name="introduce", _by_reference=False))
+        return bytes(await handle.remote())
+
     def _find(self, replica: str) -> Any:
         """Return Serve's own `RunningReplica`. Raises `Gone`."""
         router = self._router.request_router
@@ -130,6 +155,17 @@ class HandleTransport:
             gone = dict(list(known.items())[-REMEMBERED:])
             self._known = {**gone, **{each.unique_id: replica for each, replica in current.items()}}
         return current
+
+
+def _address(replica: Any) -> Address | None:
+    endpoint = replica.backend_http_endpoint
+    if endpoint is None:
+        return None
+    host, port = endpoint
+    # A server that listens on every interface, or on this node's own, is nearest on loopback.
+    here = replica.node_id == ray.get_runtime_context().get_node_id()
+    hosts = (LOOPBACK, host) if here and host != LOOPBACK else (host,)
+    return Address(hosts, port, replica.max_ongoing_requests)
 
 
 class _OneReplica:

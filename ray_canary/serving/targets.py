@@ -108,12 +108,14 @@ class Connections:
         self._connect = connect
         self._open: dict[tuple[str | None, str], Scaled] = {}
 
-    def to(self, settings: TargetSettings) -> Scaled:
-        """Return the transport to a target's entry deployment."""
+    def to(self, settings: TargetSettings, ingress_replicas: int = 1) -> Scaled:
+        """Return the transport to a target's entry deployment, which so many ingress replicas use."""
         place = (settings.application, settings.deployment)
         if place not in self._open:
             self._open[place] = self._connect(*place)
-        return self._open[place]
+        transport = self._open[place]
+        transport.share(ingress_replicas, queued=settings.max_queue_depth is not None)
+        return transport
 
 
 class Queues:

@@ -1,6 +1,7 @@
 """How a request travels from the ingress to a version: the seam between deciding and sending."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from ray_canary.serving.wire import Head, Request
@@ -55,6 +56,28 @@ class Scaled(Transport, Protocol):
 
     def drains(self, call: Call) -> bool:
         """Whether the replica that has `call` takes no other ones any more, because it is being replaced."""
+
+    def share(self, ingress_replicas: int, *, queued: bool) -> None:
+        """Know that so many ingress replicas send to this target, and whether a queue lets requests in to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a replica's own server listens: on one of `hosts`, the nearest first. It takes `limit` requests at once."""
+
+    hosts: tuple[str, ...]
+    port: int
+    limit: int
+
+
+class Known(Scaled, Protocol):
+    """A way to a target that knows its replicas one by one."""
+
+    def addresses(self) -> Mapping[str, Address]:
+        """Return where each routable replica listens, by its id; the same object as long as nothing has changed."""
+
+    def introduce(self, replica: str) -> Awaitable[bytes]:
+        """Ask one replica for the secret that lets requests in to it. Raises whatever Serve or Ray raises."""
 
 
 class NotSent(Exception):

@@ -13,7 +13,7 @@ HeaderList = list[tuple[bytes, bytes]]
 
 
 class Withdrawn(Exception):
-    """Raised inside Serve's router when it tries to send a request that the ingress has taken back."""
+    """Raised when a request is about to be sent that the ingress has taken back; inside Serve's router, for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Request:
     `replica` is the only one that may take it (its id within its deployment); None: any. `line` makes it a websocket.
 
     Serve serializes a request at the moment it sends it to a replica and not before. `__reduce__` therefore marks the
-    request as sent, and `withdraw()` says, exactly, whether it may still be answered elsewhere: either the request is
-    withdrawn and can never be sent again, or it has been sent and stays where it is. `sent_at` is in seconds of
-    `time.monotonic()`, which is also the clock of asyncio's loops.
+    request as sent; who writes it to a socket does so by `begin()`. `withdraw()` says, exactly, whether it may still be
+    answered elsewhere: either the request is withdrawn and can never be sent again, or it has been sent and stays where
+    it is. `sent_at` is in seconds of `time.monotonic()`, which is also the clock of asyncio's loops.
     """
 
     __slots__ = (
@@ -78,11 +78,15 @@ class Request:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self.begin()
+        return Request, self._parts()
+
+    def begin(self) -> None:
+        """Note that the request is being sent from now on. Raises `Withdrawn`."""
         with self._lock:
             if self._withdrawn:
                 raise Withdrawn
             self.sent_at = self.sent_at or time.monotonic()
-        return Request, self._parts()
 
     def withdraw(self) -> bool:
         """Take the request back if nothing of it was sent; return whether that was so."""

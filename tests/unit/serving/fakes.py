@@ -134,6 +134,9 @@ class FakeTransport:
     def drains(self, call: Any) -> bool:
         return call in self.draining
 
+    def share(self, ingress_replicas: int, *, queued: bool) -> None:
+        self.shared = (ingress_replicas, queued)
+
     def waits(self, by: int) -> None:
         self.waiting += by
         self.most_waiting = max(self.most_waiting, self.waiting)

@@ -1,0 +1,276 @@
+"""The direct way to a target: HTTP to its replicas' own ports, where the cluster has opened them (HAProxy mode).
+
+It costs a fraction of a Serve handle's call. Which replicas there are, and which of them drain, comes from the handle's
+router all the same, and what this way doesn't carry goes by handle: websockets, requests for one certain replica, what
+comes while no replica has been introduced, and what is more than our part of a replica's places. A handle's request
+waits for a place on our side, and may still go elsewhere; a direct one would wait in the replica, and be lost with it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+from ray_canary.serving.http_connection import Connection, HttpExchange, request_head
+from ray_canary.serving.transport import Address, Call, Known, NotSent
+from ray_canary.serving.wire import Head, Request, Withdrawn
+
+logger = logging.getLogger("ray.serve")
+
+#: Seconds after which an idle connection isn't used again: the replica's server closes it after 90 s unless Serve is
+#: told otherwise, and a request must not meet that moment.
+IDLE_S: Final = 3.0
+#: Seconds that a replica may take to be connected to and introduced, and after which it is tried again.
+INTRODUCTION_S: Final = 5.0
+TRY_AGAIN_S: Final = 10.0
+#: Paths that Serve answers itself wherever they come in.
+_SERVES_OWN: Final = "/-/"
+
+
+class Endpoint:
+    """One replica: its connections, and how busy we keep it."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.secret: bytes | None = None
+        self.in_flight = 0
+        self._hosts = address.hosts
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    async def connect(self) -> Connection:
+        """Open a connection. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        for host in self._hosts:
+            try:
+                _, connection = await loop.create_connection(lambda: Connection(self._ended), host, self.address.port)
+            except OSError as error:
+                refused = error
+            else:
+                self._hosts = (host, *(other for other in self._hosts if other != host))
+                return connection
+        raise refused
+
+    def take(self) -> Connection | None:
+        """Return an idle connection that was used just now, if there is one."""
+        if not self._idle:
+            return None
+        connection = self._idle.pop()
+        if connection.usable and time.monotonic() - connection.idle_since < IDLE_S:
+            return connection
+        connection.close()
+        for other in self._idle:
+            other.close()  # These have been idle for longer.
+        self._idle.clear()
+        return None
+
+    def keep(self, connection: Connection) -> None:
+        """Keep a connection for the next request."""
+        self._ended(connection)
+
+    def close(self) -> None:
+        """Let go of the connections; what is under way goes on."""
+        self._closed = True
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _ended(self, connection: Connection) -> None:
+        if not connection.usable:
+            if connection in self._idle:
+                self._idle.remove(connection)
+        elif self._closed:
+            connection.close()
+        else:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+
+
+class DirectTransport:
+    """Carries requests to the replica of a target that has the fewest of ours under way."""
+
+    def __init__(self, by_handle: Known) -> None:
+        self.by_handle = by_handle
+        self._addresses: Mapping[str, Address] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._introducing: set[asyncio.Task[None]] = set()
+        self._turn = 0
+        self._ingress_replicas = 1
+        self._queued = False
+
+    def share(self, ingress_replicas: int, *, queued: bool) -> None:
+        """Know that so many ingress replicas send to this target, and whether a queue lets requests in to it."""
+        self._ingress_replicas = ingress_replicas
+        self._queued = queued
+
+    @property
+    def routable(self) -> int:
+        """How many replicas can take a request now."""
+        self._follow()
+        return self.by_handle.routable
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The Serve application and the deployment that it leads to."""
+        return self.by_handle.place
+
+    @property
+    def seen(self) -> bool:
+        """Whether a replica has ever been routable."""
+        return self.by_handle.seen
+
+    @property
+    def kind(self) -> str:
+        """Which way requests go now."""
+        return "direct" if self._introduced() else "handle"
+
+    def waits(self, by: int) -> None:
+        """Count `by` more requests as waiting."""
+        self.by_handle.waits(by)
+
+    def drains(self, call: Call) -> bool:
+        """Whether the replica that has `call` takes no other ones any more."""
+        if isinstance(call, DirectCall):
+            if call.endpoint is None:
+                return call.otherwise is not None and self.by_handle.drains(call.otherwise)
+            self._follow()
+            return call.endpoint not in self._endpoints.values()
+        return self.by_handle.drains(call)
+
+    def send(self, request: Request) -> Call:
+        """Start sending `request`; never waits."""
+        if request.line is not None or request.replica is not None or request.path.startswith(_SERVES_OWN):
+            return self.by_handle.send(request)
+        self._follow()
+        endpoint = self._least_busy()
+        if endpoint is None or not self._has_room(endpoint):
+            return self.by_handle.send(request)
+        return DirectCall(request, endpoint, self.by_handle)
+
+    def _has_room(self, endpoint: Endpoint) -> bool:
+        """Whether a request finds a place at a replica at once, whatever the other ingress replicas do.
+
+        A queue grants as many requests as there are places, but not where: of several replicas, only Serve's handle
+        finds the one with a place left.
+        """
+        if self._queued and len(self._endpoints) > 1:
+            return False
+        limit = endpoint.address.limit
+        return endpoint.in_flight < (limit if self._queued else max(1, limit // self._ingress_replicas))
+
+    def _introduced(self) -> list[Endpoint]:
+        return [each for each in self._endpoints.values() if each.secret is not None]
+
+    def _least_busy(self) -> Endpoint | None:
+        """Return the replica with the fewest of our requests; of several such, each in turn."""
+        found = self._introduced()
+        if len(found) < 2:
+            return found[0] if found else None
+        self._turn = (self._turn + 1) % len(found)
+        return min(found[self._turn :] + found[: self._turn], key=lambda each: each.in_flight)
+
+    # Which replicas there are. --------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Take note of replicas that have come or gone."""
+        addresses = self.by_handle.addresses()
+        if addresses is self._addresses:
+            return
+        self._addresses = addresses
+        for replica, endpoint in list(self._endpoints.items()):
+            if addresses.get(replica) != endpoint.address:
+                endpoint.close()
+                del self._endpoints[replica]
+        for replica, address in addresses.items():
+            if replica not in self._endpoints:
+                endpoint = self._endpoints[replica] = Endpoint(address)
+                task = asyncio.get_running_loop().create_task(self._introduce(replica, endpoint))
+                self._introducing.add(task)
+                task.add_done_callback(self._introducing.discard)
+
+    async def _introduce(self, replica: str, endpoint: Endpoint) -> None:
+        """Get a replica's secret and a first connection; it is sent nothing directly before that."""
+        while self._endpoints.get(replica) is endpoint:
+            try:
+                async with asyncio.timeout(INTRODUCTION_S):
+                    secret = await self.by_handle.introduce(replica)
+                    endpoint.keep(await endpoint.connect())
+                endpoint.secret = secret
+                return
+            except Exception as error:
+                # Whatever Serve, Ray or the network have against it: the handle still carries its requests.
+                place = "/".join(self.place)
+                logger.warning("No direct way to replica %s of %s yet: %r", replica, place, error)
+            await asyncio.sleep(TRY_AGAIN_S)
+
+
+class DirectCall:
+    """One request on its direct way; it goes by handle after all where no connection can be had."""
+
+    __slots__ = ("_by_handle", "_cancelled", "_exchange", "_request", "endpoint", "otherwise")
+
+    def __init__(self, request: Request, endpoint: Endpoint, by_handle: Known) -> None:
+        self._request = request
+        self._by_handle = by_handle
+        self._exchange: HttpExchange | None = None
+        self._cancelled = False
+        self.endpoint: Endpoint | None = endpoint
+        self.otherwise: Call | None = None
+        endpoint.in_flight += 1
+
+    async def head(self) -> Head:
+        """Wait for the beginning of the response. Raises `NotSent` or `Broken`."""
+        endpoint = self.endpoint
+        assert endpoint is not None
+        head: Head | None = None
+        try:
+            connection = endpoint.take() or await endpoint.connect()
+            head = await self._exchanged(connection, endpoint)
+        except (OSError, ValueError) as error:
+            logger.warning("A request to %s goes by handle: %s", endpoint.address, error)
+        finally:
+            if head is None or not head.more:
+                self._release()
+        if head is not None:
+            return head
+        self.otherwise = self._by_handle.send(self._request)
+        return await self.otherwise.head()
+
+    async def _exchanged(self, connection: Connection, endpoint: Endpoint) -> Head:
+        assert endpoint.secret is not None
+        try:
+            head = request_head(self._request, endpoint.secret)
+        except ValueError:
+            endpoint.keep(connection)
+            raise
+        try:
+            self._request.begin()
+        except Withdrawn:
+            endpoint.keep(connection)
+            raise NotSent("it was withdrawn") from None
+        self._exchange = HttpExchange(connection, self._request.method)
+        connection.begin(self._exchange, head, self._request.body)
+        return await self._exchange.head()
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Iterate over the rest of the body."""
+        call: Any = self.otherwise or self._exchange
+        try:
+            async for piece in call.body():
+                yield piece
+        finally:
+            self._release()
+
+    def cancel(self) -> None:
+        """End the work."""
+        if self.otherwise is not None:
+            self.otherwise.cancel()
+        elif self._exchange is not None:
+            self._exchange.cancel()
+        self._release()
+
+    def _release(self) -> None:
+        if self.endpoint is not None:
+            self.endpoint.in_flight -= 1
+            self.endpoint = None

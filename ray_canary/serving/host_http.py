@@ -1,0 +1,185 @@
+"""A version's replica as HTTP server for the ingress: the other end of `http_connection.py`.
+
+In HAProxy mode Serve opens a port for every replica of a version's entry service, and counts, limits and drains what
+comes there as it does with calls of a handle. Nobody but an ingress gets in: each request says a secret that the
+replica gives out over Serve handles only.
+"""
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections import deque
+from typing import Any, Final
+
+from ray_canary.serving.exchange import Incomplete, keep
+from ray_canary.serving.http import Message, Receive, Scope, Send, send_error
+from ray_canary.serving.http_connection import OURS
+from ray_canary.serving.wire import HeaderList
+
+logger = logging.getLogger("ray.serve")
+
+#: Seconds after which we begin to look whether the client has left: most requests are answered before that.
+_LOOK_AFTER_S: Final = 0.05
+
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+
+
+class Door:
+    """Lets an ingress's requests in to one Bento's ASGI app."""
+
+    def __init__(self) -> None:
+        self.secret = secrets.token_hex(32).encode()
+
+    async def answer(self, app: Any, tag: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request through `app`, if it is an ingress's."""
+        said = self._said(scope["headers"]) if scope["type"] == "http" else None
+        if said is None:
+            await _refuse(scope, receive, send)
+            return
+        own, host, port = said
+        inside = {
+            **scope,
+            "headers": scope["headers"][int(own) :],
+            "client": None if host == b"-" else (host.decode(), int(port)),
+            "server": ("ray-canary", 80),
+            "root_path": "",
+            "state": {},
+        }
+        await Passage(app, tag, inside, receive, send).run()
+
+    def _said(self, headers: HeaderList) -> list[bytes] | None:
+        """Return what an ingress says of a request; None if it isn't one that asks."""
+        name, value = headers[0] if headers else (b"", b"")
+        if name != OURS:
+            return None
+        secret, *said = value.split(b" ")
+        return said if hmac.compare_digest(secret, self.secret) else None
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await send_error(send, 403, "Forbidden: requests come to a version through the ingress only")
+
+
+class Passage:
+    """One request and its response, through an ASGI app and out again as the app sends it."""
+
+    def __init__(self, app: Any, tag: str, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._scope = scope
+        self._tag = tag.encode()
+        self._take = receive
+        self._pass_on = send
+        self._stored: deque[Message] = deque()
+        #: Whether somebody waits in the server's `receive`, and whether the whole body has come through it.
+        self._taking = False
+        self._whole = False
+        self._due: str | None = _START
+        self._left = False
+        #: Set once the response is complete, the app has ended, or the client has left.
+        self._over = asyncio.Event()
+
+    async def run(self) -> None:
+        """Answer; return when the response is complete.
+
+        What the app does after that goes on by itself. When the client leaves before, the app is cancelled.
+
+        Raises:
+            Incomplete: the app ended before its response did.
+        """
+        loop = asyncio.get_running_loop()
+        running = loop.create_task(self._run())
+        keep(running)
+        self._watch = loop.call_later(_LOOK_AFTER_S, self._look)
+        try:
+            await self._over.wait()
+        finally:
+            self._watch.cancel()
+            if self._due is not None:
+                self._left = True
+                running.cancel()
+            self._over.set()
+        if self._due is not None and not self._gone:
+            where = "without a response" if self._due == _START else "in the middle of its response"
+            raise Incomplete(f"The Bento ended {where}.")
+
+    async def _run(self) -> None:
+        try:
+            await self._app(self._scope, self._receive, self._send)
+        except (Exception, SystemExit):
+            # The app has answered 500 where it still could; what is left is to say why. A SystemExit would end the
+            # replica's event loop, and with it everybody else's requests.
+            logger.exception("The Bento raised an exception.")
+        finally:
+            self._over.set()
+
+    _gone = False
+
+    # The client's leaving. ------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Wait in the server's `receive`, which is how an ASGI app learns that its client has left."""
+        looking = asyncio.get_running_loop().create_task(self._look_for_the_end())
+        keep(looking)
+
+    async def _look_for_the_end(self) -> None:
+        while not self._over.is_set():
+            if self._taking:
+                # The app itself is waiting there for the rest of the body.
+                await asyncio.sleep(_LOOK_AFTER_S)
+                continue
+            message = await self._take_one()
+            if message["type"] == "http.disconnect":
+                if self._due is not None:
+                    self._gone = True
+                    self._over.set()
+                return
+            self._stored.append(message)
+
+    async def _take_one(self) -> Message:
+        self._taking = True
+        try:
+            return await self._take()
+        finally:
+            self._taking = False
+
+    # What the app calls. --------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> Message:
+        if self._stored:
+            message = self._stored.popleft()
+        elif self._whole:
+            await self._over.wait()
+            return {"type": "http.disconnect"}
+        else:
+            message = await self._take_one()
+        if message["type"] == "http.disconnect":
+            self._gone = True
+            self._over.set()
+        elif not message.get("more_body", False):
+            self._whole = True
+        return message
+
+    async def _send(self, message: Message) -> None:
+        if self._left:
+            return
+        kind = message["type"]
+        if kind != self._due:
+            due = f"{self._due!r} is due" if self._due else "the response is complete"
+            raise RuntimeError(f"Unexpected ASGI message {kind!r}: {due}.")
+        if kind == _START:
+            self._due = _BODY
+            headers = list(message.get("headers", ()))
+            message = {**message, "headers": [(OURS, b"%d %b" % (len(headers), self._tag)), *headers]}
+            await self._pass_on(message)
+            return
+        more = message.get("more_body", False)
+        await self._pass_on(message)
+        if not more:
+            self._due = None
+            self._over.set()

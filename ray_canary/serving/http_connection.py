@@ -1,0 +1,264 @@
+"""One kept-alive HTTP/1.1 connection to a version's replica: a request there, a response back, as its bytes come.
+
+Both ends are ours, so it is small: the other one is `host_http.py`, behind the server that Serve opens for each replica
+in HAProxy mode. Parsing is httptools', the parser of uvicorn.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Final, cast
+
+import httptools
+
+from ray_canary.serving.transport import Broken
+from ray_canary.serving.wire import Head, HeaderList, Request
+
+#: The first header of a request: the replica's secret, how many headers stand before the client's own, and where the
+#: client is. The first of a response: how many headers of the Bento follow it, and the Bento's tag. What servers add
+#: stands outside of these.
+OURS: Final = b"x-ray-canary"
+
+#: By this header Serve leaves it to the app to notice that its client has left, which saves two tasks a request.
+_DISCONNECT_DISABLED: Final = b"x-request-disconnect-disabled: ?1"
+#: How many headers that makes.
+_OWN: Final = 2
+#: Between two replicas these mean nothing, or something else than to the client.
+_NOT_PASSED: Final = frozenset({b"content-length", b"expect"})
+
+#: Bytes of a response that wait here for a slow client before the replica has to wait.
+MAX_WAITING: Final = 1024 * 1024
+#: Seconds for which the head of a response whose size is known waits for its body, so that they travel as one.
+TOGETHER_S: Final = 0.001
+
+
+def request_head(request: Request, secret: bytes) -> bytes:
+    """Return the request line and the headers of a request, for the replica that has this secret.
+
+    Raises:
+        ValueError: a part of it has a line break or a blank in it that would make something else of it.
+    """
+    target = request.raw_path + b"?" + request.query if request.query else request.raw_path
+    sized = any(name == b"content-length" for name, _ in request.headers)
+    length = [b"content-length: %d" % len(request.body)] if sized or request.body else []
+    own = _OWN + (bool(length) and not sized)
+    lines = [
+        b"%b %b HTTP/1.1" % (request.method.encode(), target),
+        b"%b: %b %d %b" % (OURS, secret, own, _address(request.client)),
+        _DISCONNECT_DISABLED,
+        *length,
+        *[b"%b: %b" % header for header in request.headers if header[0] not in _NOT_PASSED],
+    ]
+    block = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b" " in target:
+        raise ValueError("a request's line or header is none")
+    return block + b"\r\n\r\n"
+
+
+def _address(client: tuple[str, int] | None) -> bytes:
+    return b"%b %d" % (client[0].encode(), client[1]) if client else b"- 0"
+
+
+class Connection(asyncio.Protocol):
+    """One connection; it carries one exchange at a time."""
+
+    def __init__(self, ended: Callable[["Connection"], None]) -> None:
+        """`ended` is told when an exchange is complete, and when the connection is lost."""
+        self._ended = ended
+        self._transport: asyncio.Transport | None = None
+        self._exchange: HttpExchange | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self.idle_since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection can carry another exchange."""
+        return self._transport is not None and not self._transport.is_closing() and self._exchange is None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection into use."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def begin(self, exchange: "HttpExchange", head: bytes, body: bytes) -> None:
+        """Send a request; `exchange` is told of the response."""
+        assert self._transport is not None
+        self._exchange = exchange
+        self._parser = exchange.parser = httptools.HttpResponseParser(exchange)
+        # One message for the system where that is cheap.
+        if len(body) <= 65536:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come."""
+        exchange, parser = self._exchange, self._parser
+        if exchange is None or parser is None:
+            self.close()  # Nobody has asked for anything.
+            return
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.close()
+            exchange.lost(f"the replica's answer is no HTTP: {error}")
+            return
+        if exchange.complete:
+            self._exchange = self._parser = None
+            if not exchange.keeps_alive:
+                self.close()
+            self._ended(self)
+        exchange.read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits for a response that there is none."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.lost("the connection to the replica was lost" + (f": {exc}" if exc else ""))
+        self._ended(self)
+
+    def pause(self) -> None:
+        """Let the replica wait: who reads the response is slower."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close it; an exchange that is under way is lost, and the replica ends its work."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class HttpExchange:
+    """One response on its way; it is also what httptools tells about it."""
+
+    def __init__(self, connection: Connection, method: str) -> None:
+        self._connection = connection
+        self.parser: httptools.HttpResponseParser | None = None
+        self._without_body = method == "HEAD"
+        self._loop = asyncio.get_running_loop()
+        self._headers: HeaderList = []
+        self._begun = False
+        self._given = False
+        self.complete = False
+        self.keeps_alive = False
+        self.status = 0
+        self._pieces: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._paused = False
+        self._lost: str | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._holding: asyncio.TimerHandle | None = None
+
+    # What the parser says. ------------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note a header."""
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Note that the head is complete."""
+        self._begun = True
+        assert self.parser is not None
+        self.status = self.parser.get_status_code()
+        # After HEAD the parser would wait for a body that never comes.
+        self.keeps_alive = self.parser.should_keep_alive() and not self._without_body
+        self.complete = self._without_body
+
+    def on_body(self, body: bytes) -> None:
+        """Note a piece of the body."""
+        self._pieces.append(body)
+        self._waiting_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end."""
+        self.complete = True
+
+    # What the connection says. --------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Pass on what has been read."""
+        if self._waiting_bytes > MAX_WAITING and not self._paused and not self.complete:
+            self._paused = True
+            self._connection.pause()
+        if not self._given and self._begun and not (self.complete or self._pieces) and self._has_size():
+            if self._holding is None:
+                self._holding = self._loop.call_later(TOGETHER_S, self._wake)
+            return
+        if self._begun:
+            self._wake()
+
+    def lost(self, why: str) -> None:
+        """Note that nothing more comes."""
+        if not self.complete:
+            self._lost = why
+            self._wake()
+
+    def _has_size(self) -> bool:
+        return any(name.lower() == b"content-length" for name, _ in self._headers)
+
+    def _wake(self) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    # What the ingress asks. -----------------------------------------------------------------------------------------
+
+    async def head(self) -> Head:
+        """Wait for the beginning of the response. Raises `Broken`."""
+        if not self._begun:
+            await self._wait()
+        if not self._begun:
+            raise Broken(self._lost or "the replica gave no answer")
+        headers, tag = _bentos(self._headers, self.status)
+        self._given = True
+        return Head(self.status, headers, tag, self._taken(), not self.complete)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Iterate over the rest of the body, piece by piece as they come. Raises `Broken`."""
+        while True:
+            if self._pieces:
+                yield self._taken()
+            elif self.complete:
+                return
+            elif self._lost is not None:
+                raise Broken(self._lost)
+            else:
+                await self._wait()
+
+    def cancel(self) -> None:
+        """End the exchange: the replica sees that its client has left."""
+        if not self.complete and self._lost is None:
+            self._connection.close()
+            self.lost("cancelled")
+
+    async def _wait(self) -> None:
+        if self._lost is None:
+            self._news = self._loop.create_future()
+            await self._news
+
+    def _taken(self) -> bytes:
+        pieces = self._pieces
+        taken = b"" if not pieces else pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._waiting_bytes = 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume()
+        return taken
+
+
+def _bentos(headers: HeaderList, status: int) -> tuple[HeaderList, str]:
+    """Return what a Bento said in the headers of a response, and its tag. Raises `Broken` if it wasn't a Bento's."""
+    for index, (name, value) in enumerate(headers):
+        if name == OURS:
+            count, tag = value.split(b" ", 1)
+            return headers[index + 1 : index + 1 + int(count)], tag.decode()
+    raise Broken(f"the replica answered {status} by itself")

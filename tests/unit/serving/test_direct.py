@@ -1,0 +1,601 @@
+"""The direct way, both ends of it, over a real server such as Serve opens for a replica."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httptools
+import httpx
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_canary.serving.direct import DirectCall, DirectTransport
+from ray_canary.serving.host_http import Door
+from ray_canary.serving.http import Receive, Scope, Send
+from ray_canary.serving.http_connection import MAX_WAITING, OURS, Connection, HttpExchange, request_head
+from ray_canary.serving.transport import Address, Broken, NotSent
+from ray_canary.serving.wire import Head, HeaderList, Request
+from tests.unit.serving.fakes import FakeTransport, head
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+LIMIT = 100
+
+
+class Replica:
+    """A real HTTP server with a Bento's app behind a door, as `BentoHost` has it."""
+
+    def __init__(self, app: App) -> None:
+        self.door = Door()
+        self.app = app
+        self.seen = 0
+        self.address = Address((), 0, LIMIT)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.seen += 1
+        await self.door.answer(self.app, "s:1", scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Replica"]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.address = Address(("127.0.0.1",), listener.getsockname()[1], LIMIT)
+        config = uvicorn.Config(self, lifespan="off", log_config=None, log_level=None, access_log=False, loop="asyncio")
+        server = uvicorn.Server(config)
+        with contextlib.suppress(AttributeError):
+            server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        serving = asyncio.ensure_future(server._serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        try:
+            yield self
+        finally:
+            server.should_exit = server.force_exit = True
+            await serving
+
+
+class ByHandle(FakeTransport):
+    """The way by handle, which knows real replicas."""
+
+    def __init__(self, *replicas: Replica, introduces: bool = True) -> None:
+        super().__init__()
+        self.introduces = introduces
+        self.know(*replicas)
+
+    def know(self, *replicas: Replica) -> None:
+        self._replicas = {str(id(each)): each for each in replicas}
+        self._addresses: Mapping[str, Address] = {name: each.address for name, each in self._replicas.items()}
+        self.routable = len(replicas)
+
+    def addresses(self) -> Mapping[str, Address]:
+        return self._addresses
+
+    async def introduce(self, replica: str) -> bytes:
+        if not self.introduces:
+            raise RuntimeError("it knows no such method")
+        return self._replicas[replica].door.secret
+
+
+async def introduced(by_handle: ByHandle) -> DirectTransport:
+    transport = DirectTransport(by_handle)
+    assert transport.routable == len(by_handle.addresses())
+    while len(transport._introduced()) < len(by_handle.addresses()):
+        await asyncio.sleep(0.001)
+    return transport
+
+
+def run(app: App, test: Callable[[DirectTransport, Replica], Awaitable[None]]) -> None:
+    """Run a test on the direct way to one replica."""
+
+    async def whole() -> None:
+        async with asyncio.timeout(20), Replica(app).running() as replica:
+            await test(await introduced(ByHandle(replica)), replica)
+
+    asyncio.run(whole())
+
+
+def request(method: str = "POST", path: str = "/", *, headers: HeaderList | None = None, body: bytes = b"") -> Request:
+    sized = [(b"content-length", str(len(body)).encode())] if body else []
+    return Request(method, path, path.encode(), b"", [*(headers or []), *sized], body, ("10.1.2.3", 4567))
+
+
+async def ask(transport: DirectTransport, asked: Request) -> tuple[Head, bytes]:
+    """Return a whole response."""
+    call = transport.send(asked)
+    assert isinstance(call, DirectCall)
+    first = await call.head()
+    rest = [piece async for piece in call.body()] if first.more else []
+    return first, first.body + b"".join(rest)
+
+
+async def read(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        assert message["type"] == "http.request"
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body", False):
+            return body
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await read(receive)
+    said = repr((scope["method"], scope["path"], scope["raw_path"], scope["query_string"], scope["headers"]))
+    headers = [(b"Said", said.encode()), (b"client", repr(scope["client"]).encode())]
+    headers += [(b"content-length", str(len(body)).encode()), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    await send({"type": "http.response.start", "status": 203, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+# Requests and responses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 100_000, 20_000_000])
+def test_a_request_and_its_response_pass_as_they_are(size: int, sized: bool) -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        body = bytes(index % 251 for index in range(size))
+        headers = [(b"x-user-id", b"u1"), (b"host", b"example"), (b"x-empty", b"")]
+        if sized:
+            headers.insert(1, (b"content-length", str(size).encode()))
+        asked = Request("POST", "/a b/ž", b"/a%20b/%C5%BE", b"q=%20&q", headers, body, ("10.1.2.3", 4567))
+        got, answered = await ask(transport, asked)
+        assert (got.status, got.tag, answered) == (203, "s:1", body)
+        method, path, raw_path, query, seen = eval(dict(got.headers)[b"said"])
+        assert (method, path, raw_path, query) == ("POST", "/a b/ž", b"/a%20b/%C5%BE", b"q=%20&q")
+        assert sorted(seen) == sorted(headers)
+        assert dict(got.headers)[b"client"] == b"('10.1.2.3', 4567)"
+        assert [name for name, _ in got.headers] == [
+            b"said",
+            b"client",
+            b"content-length",
+            b"set-cookie",
+            b"set-cookie",
+        ]
+        assert asked.sent_at is not None
+
+    run(echo, test)
+
+
+class Wire(asyncio.Transport):
+    """The other end of a connection: a test says what comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def exchange() -> tuple[Connection, HttpExchange]:
+    connection = Connection(lambda _: None)
+    connection.connection_made(Wire())
+    begun = HttpExchange(connection, "GET")
+    connection.begin(begun, b"", b"")
+    return connection, begun
+
+
+def test_a_plain_response_is_one_message_though_a_server_writes_it_in_two() -> None:
+    async def whole() -> None:
+        connection, begun = exchange()
+        waiting = asyncio.ensure_future(begun.head())
+        await asyncio.sleep(0)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nx-ray-canary: 0 s:1\r\ncontent-length: 5\r\n\r\n")
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        connection.data_received(b"hello")
+        got = await waiting
+        assert (got.body, got.more) == (b"hello", False)
+
+    asyncio.run(whole())
+
+
+def test_a_response_whose_body_is_late_begins_all_the_same() -> None:
+    async def whole() -> None:
+        connection, begun = exchange()
+        connection.data_received(b"HTTP/1.1 200 OK\r\nx-ray-canary: 0 s:1\r\ncontent-length: 5\r\n\r\n")
+        got = await begun.head()
+        assert (got.body, got.more) == (b"", True)
+        connection.data_received(b"hel")
+        connection.data_received(b"lo")
+        assert b"".join([piece async for piece in begun.body()]) == b"hello"
+
+    asyncio.run(whole())
+
+
+def test_requests_one_after_the_other_use_one_connection() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        for number in range(20):
+            await ask(transport, request(body=b"x" * number))
+        (endpoint,) = transport._endpoints.values()
+        assert (len(endpoint._idle), endpoint.in_flight, replica.seen) == (1, 0, 20)
+
+    run(echo, test)
+
+
+def test_many_at_once_get_their_own_answers() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        bodies = [str(number).encode() * 10 for number in range(90)]
+        answers = await asyncio.gather(*(ask(transport, request(body=body)) for body in bodies))
+        assert [body for _, body in answers] == bodies
+
+    run(echo, test)
+
+
+@pytest.mark.parametrize("status", [200, 204, 304])
+def test_a_response_without_a_body_is_complete(status: int) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"5")] if scope["method"] == "HEAD" else []
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        for method in ("HEAD", "GET", "HEAD", "DELETE"):
+            got, body = await ask(transport, request(method))
+            assert (got.status, body) == (status, b"")
+
+    run(app, test)
+
+
+def test_a_stream_passes_piece_by_piece_as_it_comes() -> None:
+    """The app sends the next piece only when the one before has arrived: one held back is waited for in vain."""
+    go_on = asyncio.Semaphore(0)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(100):
+            await go_on.acquire()
+            await send({"type": "http.response.body", "body": b"%d;" % number, "more_body": True})
+        await go_on.acquire()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        call = transport.send(request())
+        got = await call.head()
+        assert (got.body, got.more) == (b"", True)
+        go_on.release()
+        pieces = []
+        async for piece in call.body():
+            pieces.append(piece)
+            go_on.release()
+        assert pieces == [b"%d;" % number for number in range(100)]
+
+    run(app, test)
+
+
+def test_a_slow_reader_holds_the_replica_up() -> None:
+    sent = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(400):
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+            sent += 100_000
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        call = transport.send(request())
+        got = await call.head()
+        before = -1
+        while sent != before:
+            before = sent
+            await asyncio.sleep(0.1)
+        # What the two sockets and uvicorn hold comes on top.
+        assert sent < 8 * MAX_WAITING
+        size = len(got.body)
+        async for piece in call.body():
+            assert len(piece) <= 2 * MAX_WAITING
+            size += len(piece)
+        assert size == 40_000_000
+
+    run(app, test)
+
+
+# Who gets in ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"x-ray-canary": "2 - 0"}, {"x-ray-canary": f"{'0' * 64} 2 - 0"}, {"X-Ray-Canary": ""}]
+)
+def test_nobody_gets_in_without_the_secret(headers: dict[str, str]) -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{replica.address.port}") as client:
+            answer = await client.post("/summarize", headers=headers)
+        assert answer.status_code == 403
+        assert answer.json() == {"error": "Forbidden: requests come to a version through the ingress only"}
+
+    run(never, test)
+
+
+async def never(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("nobody should get here")
+
+
+def test_the_secret_counts_in_the_first_header_only() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{replica.address.port}") as client:
+            headers = {"x-other": "1", "x-ray-canary": f"{replica.door.secret.decode()} 2 - 0"}
+            assert (await client.post("/", headers=headers)).status_code == 403
+
+    run(never, test)
+
+
+def test_the_bento_sees_nothing_of_the_secret() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        got, _ = await ask(transport, request(body=b"x"))
+        assert replica.door.secret not in dict(got.headers)[b"said"]
+        assert OURS not in dict(got.headers)[b"said"]
+
+    run(echo, test)
+
+
+# What ends early ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("body", [b"", b"x" * 300_000])
+def test_a_call_that_is_cancelled_ends_the_apps_work(begun: bool, reads: bool, body: bytes) -> None:
+    ended = asyncio.Event()
+    at_work = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if reads:
+            await read(receive)
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        at_work.set()
+        try:
+            await asyncio.sleep(100)
+        finally:
+            ended.set()
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        call = transport.send(request(body=body))
+        if begun:
+            await call.head()
+        else:
+            waiting = asyncio.ensure_future(call.head())
+        await at_work.wait()
+        call.cancel()
+        if not begun:
+            with pytest.raises(Broken):
+                await waiting
+        await ended.wait()
+        (endpoint,) = transport._endpoints.values()
+        assert endpoint.in_flight == 0
+
+    run(app, test)
+
+
+def test_an_app_that_ends_without_a_response_is_broken() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        with pytest.raises(Broken):
+            await ask(transport, request())
+
+    run(app, test)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_an_app_that_ends_in_the_middle_of_its_response_is_broken(sized: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"100")] if sized else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        raise RuntimeError("broken")
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        call = transport.send(request())
+        got = await call.head()
+        assert got.status == 200
+        with pytest.raises(Broken):
+            async for _ in call.body():
+                pass
+
+    run(app, test)
+
+
+def test_what_an_app_does_after_its_response_goes_on() -> None:
+    done = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+        await go_on.wait()
+        done.set()
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        await ask(transport, request(body=b"x"))
+        await ask(transport, request(body=b"y"))
+        go_on.set()
+        await done.wait()
+
+    run(app, test)
+
+
+# Which replica, and which way -----------------------------------------------------------------------------------------
+
+
+def test_a_replica_that_is_not_introduced_is_reached_by_handle() -> None:
+    async def whole() -> None:
+        async with Replica(never).running() as replica:
+            by_handle = ByHandle(replica, introduces=False)
+            transport = DirectTransport(by_handle)
+            assert (await transport.send(request()).head()).body == head().body
+            assert transport.kind == "handle"
+            for task in transport._introducing:
+                task.cancel()
+
+    asyncio.run(whole())
+
+
+def test_a_replica_that_can_not_be_reached_any_more_is_reached_by_handle() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as replica:
+            by_handle = ByHandle(replica)
+            transport = await introduced(by_handle)
+            assert transport.kind == "direct"
+        (endpoint,) = transport._endpoints.values()
+        await asyncio.sleep(0)
+        call = transport.send(request())
+        while any(connection.usable for connection in endpoint._idle):
+            await asyncio.sleep(0.001)
+        assert (await call.head()).body == head().body
+        assert len(by_handle.calls) == 1
+        assert endpoint.in_flight == 0
+
+    asyncio.run(whole())
+
+
+def test_a_request_that_is_withdrawn_is_not_sent() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        asked = request()
+        call = transport.send(asked)
+        assert asked.withdraw()
+        with pytest.raises(NotSent):
+            await call.head()
+        assert replica.seen == 0
+
+    run(echo, test)
+
+
+def test_the_replica_with_the_fewest_requests_gets_the_next() -> None:
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        await echo(scope, receive, send)
+
+    async def whole() -> None:
+        async with Replica(app).running() as one, Replica(app).running() as two, Replica(app).running() as three:
+            transport = await introduced(ByHandle(one, two, three))
+            calls = [transport.send(request()) for _ in range(9)]
+            assert [each.in_flight for each in transport._endpoints.values()] == [3, 3, 3]
+            waiting = [asyncio.ensure_future(call.head()) for call in calls]
+            go_on.set()
+            await asyncio.gather(*waiting)
+            assert [each.in_flight for each in transport._endpoints.values()] == [0, 0, 0]
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize(("queued", "direct"), [(False, LIMIT // 4), (True, LIMIT)])
+def test_no_more_goes_directly_than_our_part_of_a_replicas_places(queued: bool, direct: int) -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        transport.share(4, queued=queued)
+        calls = [transport.send(request()) for _ in range(LIMIT + 10)]
+        assert sum(isinstance(call, DirectCall) for call in calls) == direct
+
+    run(echo, test)
+
+
+def test_of_several_replicas_behind_a_queue_serve_finds_the_one_with_a_place() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as one, Replica(echo).running() as two:
+            transport = await introduced(ByHandle(one, two))
+            transport.share(1, queued=True)
+            assert not isinstance(transport.send(request()), DirectCall)
+
+    asyncio.run(whole())
+
+
+def test_a_replica_that_has_left_gets_nothing_more_and_ends_what_it_has() -> None:
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        await echo(scope, receive, send)
+
+    async def whole() -> None:
+        async with Replica(app).running() as one, Replica(echo).running() as two:
+            by_handle = ByHandle(one)
+            transport = await introduced(by_handle)
+            call = transport.send(request(body=b"old"))
+            waiting = asyncio.ensure_future(call.head())
+            assert not transport.drains(call)
+            by_handle.know(two)
+            assert transport.drains(call)
+            assert transport.routable == 1
+            while not transport._introduced():
+                await asyncio.sleep(0.001)
+            assert (await ask(transport, request(body=b"new")))[1] == b"new"
+            go_on.set()
+            assert (await waiting).body == b"old"
+
+    asyncio.run(whole())
+
+
+# The bytes ------------------------------------------------------------------------------------------------------------
+
+
+class Parsed:
+    """What httptools reads."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: HeaderList = []
+        self.body = b""
+        self.complete = 0
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete += 1
+
+
+names = st.from_regex(rb"[a-z][a-z-]{0,20}", fullmatch=True).filter(
+    lambda name: name not in (b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect")
+)
+values = st.binary(max_size=40)
+
+
+@given(st.lists(st.tuples(names, values), max_size=8), st.binary(max_size=40), st.sampled_from(["GET", "POST", "PUT"]))
+def test_whatever_is_in_a_header_it_makes_one_request_or_none(headers: HeaderList, body: bytes, method: str) -> None:
+    asked = Request(method, "/", b"/path", b"q=1", headers, body)
+    try:
+        said = request_head(asked, b"secret")
+    except ValueError:
+        assert any(b"\n" in value or b"\r" in value for _, value in headers)
+        return
+    parsed: Any = Parsed()
+    parser = httptools.HttpRequestParser(parsed)
+    try:
+        parser.feed_data(said + body)
+    except httptools.HttpParserError:
+        # A control character: the replica's server refuses it, and the ingress's own has refused it before.
+        assert any(byte < 32 and byte != 9 or byte == 127 for _, value in headers for byte in value)
+        return
+    assert (parsed.complete, parsed.url, parsed.body) == (1, b"/path?q=1", body)
+    own = int(parsed.headers[0][1].split(b" ")[1])
+    assert parsed.headers[0][0] == OURS
+    assert [(name, value.strip(b" \t")) for name, value in headers] == [
+        (name, value.strip(b" \t")) for name, value in parsed.headers[own:]
+    ]
+
+
+@pytest.mark.parametrize("target", [b"/a b", b"/a\r\nx: y", b"/a\nx", b"/ HTTP/1.1\r\n\r\nGET /"])
+def test_a_path_that_would_end_the_line_goes_no_direct_way(target: bytes) -> None:
+    with pytest.raises(ValueError, match="is none"):
+        request_head(Request("GET", "/", target, b"", [], b""), b"secret")
