@@ -128,11 +128,12 @@ def build(file: str, target: str, single_application: bool, instance_types: str 
 @_output
 def get(name: str, address: str | None, output: str) -> None:
     """Show a Deployment: configured weights, weights in force, replicas, and what is wrong."""
-    live = deployment.get(name, address).live
+    found = deployment.get(name, address)
+    about = deployment.describe(live := found.live, found.ways())
     if output == "table":
-        screens.deployment(live)
+        screens.deployment(live, about)
     else:
-        screens.data(deployment.describe(live), output)
+        screens.data(about, output)
 
 
 @cli.command("list")

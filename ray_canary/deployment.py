@@ -22,7 +22,7 @@ from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
 from ray_canary.plan import MAIN, Plan, resolve
 from ray_canary.requirements import Environment
-from ray_canary.serving import compile, fitting, rollout
+from ray_canary.serving import compile, fitting, rollout, ways
 from ray_canary.serving.adoption import adopt, restore
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.lease import Lease
@@ -79,7 +79,14 @@ class Deployment:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what there is to know about it, in BentoCloud's shape with `targets` beside."""
-        return describe(self.live)
+        return describe(self.live, self.ways())
+
+    def ways(self) -> dict[str, str]:
+        """Return how each target's requests travel, `direct` or by `handle`; empty if it can't be known from here."""
+        try:
+            return ways.asked(self.cluster.store(), self.name)
+        except ClusterError:
+            return {}
 
 
 def create(
@@ -373,8 +380,8 @@ def _stuck(planned: Plan, cluster: Cluster, state: OnCluster) -> tuple[str, ...]
     return fitting.stuck(adopt(planned, state), state, cluster.resources(), found) if state.applications else ()
 
 
-def describe(live: Live) -> dict[str, Any]:
-    """Return what there is to know about a live Deployment, as plain data."""
+def describe(live: Live, travels: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what there is to know about a live Deployment, as plain data; `travels` is what `Deployment.ways` says."""
     if live.rejected:
         return {
             "name": live.name,
@@ -401,6 +408,7 @@ def describe(live: Live) -> dict[str, Any]:
                 "weight": target.weight,
                 "effective_weight": effective[key],
                 "replicas": _replicas(target.entry),
+                "transport": (travels or {}).get(key),
                 "secrets": _secret_names(live, key, target.application),
                 "message": target.application.failure or target.application.trouble if target.application else None,
             }

@@ -45,6 +45,12 @@ UNAVAILABLE = Metric(
     "Requests answered 503 because neither their version nor main had room for them.",
     _TARGET,
 )
+SENT = Metric(
+    "counter",
+    "canary_sent",
+    "Requests sent to a version's replicas, by the way they went: `direct` (HTTP) or `handle` (a Serve handle).",
+    (*_TARGET, "transport"),
+)
 TARGET_WAIT = Metric(
     "histogram",
     "canary_target_wait_seconds",
@@ -98,6 +104,7 @@ ALL: tuple[Metric, ...] = (
     MISSING_KEY,
     FAILOVERS,
     UNAVAILABLE,
+    SENT,
     TARGET_WAIT,
     QUEUE_WAIT,
     QUEUE_DEPTH,

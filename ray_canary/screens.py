@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ray_canary import requirements
 from ray_canary.access import Issued
-from ray_canary.deployment import WeightChange, describe
+from ray_canary.deployment import WeightChange
 from ray_canary.history import History
 from ray_canary.instances import Catalogue
 from ray_canary.plan import DependenciesPlan, Plan
@@ -288,24 +288,24 @@ def listing(lives: Iterable[Live]) -> None:
     out.print(table)
 
 
-def deployment(live: Live) -> None:
-    """Print one Deployment: configured and effective weights side by side."""
+def deployment(live: Live, about: Mapping[str, Any]) -> None:
+    """Print one Deployment and what there is to know about it: configured and effective weights side by side."""
     out.print(Text.assemble(("Deployment ", "bold"), live.name, "  ", _status(live.status), f"  {live.url}"))
     if live.rejected:
         then = "goes on with the split before it" if live.status == "unhealthy" else "does not start"
         err.print(Text.assemble((f"The ingress refuses its user_config and {then}: ", "red"), live.rejected))
         return
-    about = describe(live)
     split = live.settings.split
     out.print(f"Requests are split {_by(split.route_type, split.route_by)}.")
     if live.settings.access_authorization:
         out.print(_CLOSED)
-    table = _table("Version", "Bento", "Weight", "In force", "Status", "Replicas")
+    table = _table("Version", "Bento", "Weight", "In force", "Status", "Replicas", "Transport")
     for key, target in about["targets"].items():
         states = [replica["state"] for replica in target["replicas"]]
         counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "none"
         in_force = Text(f"{target['effective_weight']} %", style="" if target["ready"] else "red")
-        table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts)
+        way = target["transport"] or "-"
+        table.add_row(key, target["bento"], f"{target['weight']} %", in_force, _status(target["status"]), counts, way)
     out.print(table)
     named = [f"{key}: {', '.join(target['secrets'])}" for key, target in about["targets"].items() if target["secrets"]]
     if named:

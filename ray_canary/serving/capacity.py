@@ -61,13 +61,16 @@ def needs(live: Live, release: Release) -> tuple[Need, ...]:
 
 
 def raised(applications: list[Config], found: tuple[Need, ...]) -> list[Config]:
-    """Return applications with the floors that make Serve start the replicas which are short."""
+    """Return applications with the floors that make Serve start the replicas which are short.
+
+    One whose own least number is enough stays as it is: Serve takes every change for a reason to try again.
+    """
     by_place = {(need.application, need.deployment): need.replicas for need in found if need.short}
     changed = copy.deepcopy(applications)
     for application in changed:
         for deployment in application.get("deployments") or ():
             floor = by_place.get((application["name"], deployment["name"]), 0)
-            if floor:
+            if floor > int(_scaling(deployment).get("min_replicas", 1)):
                 scaling = deployment["autoscaling_config"]
                 scaling.update({key: max(int(scaling.get(key) or 0), floor) for key in FLOORS})
     return changed

@@ -121,8 +121,8 @@ class DirectTransport:
         return self.by_handle.seen
 
     @property
-    def kind(self) -> str:
-        """Which way requests go now."""
+    def way(self) -> str:
+        """How requests travel now."""
         return "direct" if self._introduced() else "handle"
 
     def waits(self, by: int) -> None:
@@ -218,6 +218,11 @@ class DirectCall:
         self.endpoint: Endpoint | None = endpoint
         self.otherwise: Call | None = None
         endpoint.in_flight += 1
+
+    @property
+    def way(self) -> str:
+        """How it travels."""
+        return "direct" if self.otherwise is None else self.otherwise.way
 
     async def head(self) -> Head:
         """Wait for the beginning of the response. Raises `NotSent` or `Broken`."""

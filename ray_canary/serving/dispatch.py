@@ -59,6 +59,9 @@ class Observer(Protocol):
     def waited(self, target: str, seconds: float) -> None:
         """A request waited that long for a replica of `target`."""
 
+    def sent(self, target: str, way: str) -> None:
+        """A request was sent to a replica of `target`, `direct` or by `handle`."""
+
     def queued(self, target: str, seconds: float) -> None:
         """A request waited that long in the queue of `target` for its turn."""
 
@@ -305,6 +308,8 @@ class Dispatcher:
         finally:
             waiting.cancel()
             self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
+            if request.sent_at is not None:
+                self._observer.sent(target.key, call.way)
             if not answered:
                 # Nobody waits for it any more: what has not been sent must not be sent later.
                 request.withdraw()

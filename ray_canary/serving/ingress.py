@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from ray import serve
 
 from ray_canary.serving import settings as ingress_settings
+from ray_canary.serving import ways
 from ray_canary.serving.access import Gate, TokenWatch
 from ray_canary.serving.direct import DirectTransport
 from ray_canary.serving.dispatch import Dispatcher
@@ -21,6 +22,7 @@ from ray_canary.serving.recorder import Recorder
 from ray_canary.serving.serve_private import HandleTransport, node_address, request_id
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.sleepers import Sleepers
+from ray_canary.serving.store import GcsStore
 from ray_canary.serving.targets import Connections, Queues, Target
 from ray_canary.splitter import Splitter
 
@@ -50,6 +52,7 @@ class Ingress:
         self._background: asyncio.Task[None] | None = None
         self._sleepers = Sleepers(_statuses, serve.get_replica_context().app_name)
         self._access = TokenWatch()
+        self._told: dict[str, str] = {}
         self._watching: asyncio.Task[None] | None = None
         gate = Gate(self._access.tokens)
         self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request, gate, node_address)
@@ -108,10 +111,22 @@ class Ingress:
             await asyncio.sleep(FLUSH_EVERY_S)
             dispatcher = self._in_force()
             await self._sleepers.look(dispatcher.targets.values())
+            await self._tell_ways(dispatcher)
             try:
                 self._recorder.flush(dispatcher.settings.split.shares(), dispatcher.targets)
             except Exception:
                 logger.exception("The metrics of the last %s s could not be handed over.", FLUSH_EVERY_S)
+
+    async def _tell_ways(self, dispatcher: Dispatcher) -> None:
+        now = {key: target.transport.way for key, target in dispatcher.targets.items()}
+        if now == self._told:
+            return
+        try:
+            await asyncio.to_thread(ways.tell, GcsStore.here(), dispatcher.settings.deployment, now)
+        except Exception as error:
+            logger.warning("Which way requests travel could not be told, and will be told again: %r", error)
+        else:
+            self._told = now
 
     def _in_force(self) -> Dispatcher:
         if self._dispatcher is None:

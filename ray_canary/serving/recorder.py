@@ -36,6 +36,7 @@ class Recorder:
         self._requests: Tally[tuple[str, str, str]] = Tally()
         self._failovers: Tally[str] = Tally()
         self._unavailable: Tally[str] = Tally()
+        self._sent: Tally[tuple[str, str]] = Tally()
         self._missing_keys = 0
         self._rejected = False
         self._waits: list[tuple[str, float]] = []
@@ -49,6 +50,10 @@ class Recorder:
     def unavailable(self, target: str) -> None:
         """Count a request for `target` that found no room anywhere."""
         self._unavailable[target] += 1
+
+    def sent(self, target: str, way: str) -> None:
+        """Count a request by the way it went."""
+        self._sent[target, way] += 1
 
     def waited(self, target: str, seconds: float) -> None:
         """Note how long a request waited for a replica, in seconds."""
@@ -79,6 +84,8 @@ class Recorder:
         for (target, reason, status_class), count in _taken(self._requests):
             labels = {**self._labels(target), "split_reason": reason, "status_class": status_class}
             self._count(metrics.REQUESTS, count, labels)
+        for (target, way), count in _taken(self._sent):
+            self._count(metrics.SENT, count, {**self._labels(target), "transport": way})
         for target, count in _taken(self._failovers):
             self._count(metrics.FAILOVERS, count, self._labels(target))
         for target, count in _taken(self._unavailable):

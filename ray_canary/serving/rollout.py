@@ -185,7 +185,8 @@ class Rollout:
         short = any(need.short for need in floors)
         if not short and all(_there(before, one) for one in versions):
             return
-        if short and self._revisions is not None:
+        raised = versions != list(release.versions)
+        if raised and self._revisions is not None:
             self._revisions(release.name).raising(release)
         self._cluster.submit(before.merged(versions, **release.options))
         if grows := frozenset(need.application for need in floors):
@@ -193,7 +194,7 @@ class Rollout:
             try:
                 self._until_ready(release, watch, deadline, consequence="the split stays as it was")
             except DeployFailed:
-                if short:
+                if raised:
                     # Nobody gets the share that the floors were for, so Serve needn't go on trying to reach them.
                     self._cluster.submit(self._cluster.state().merged(list(release.versions)))
                     self._lowered(release)

@@ -40,6 +40,8 @@ class HandleTransport:
     one gRPC message ends at 4 MiB.
     """
 
+    way = "handle"
+
     def __init__(self, application: str | None, deployment: str) -> None:
         """Connect to `deployment` of `application`, or of this replica's own application if that is None."""
         self._handle = serve.get_deployment_handle(deployment, app_name=application, _check_exists=False)
@@ -206,6 +208,7 @@ class HandleCall:
     """One streaming call of a Serve handle; failures come out as `NotSent` or `Broken`."""
 
     __slots__ = ("_lost", "_looking", "_request", "_responses", "_transport")
+    way = "handle"
 
     def __init__(self, request: Request, responses: Any, transport: HandleTransport) -> None:
         self._request = request

@@ -10,6 +10,10 @@ from ray_canary.serving.wire import Head, Request
 class Call(Protocol):
     """One request under way."""
 
+    @property
+    def way(self) -> str:
+        """How it travels: `direct` or `handle`."""
+
     async def head(self) -> Head:
         """Wait for the beginning of the response.
 
@@ -47,6 +51,10 @@ class Transport(Protocol):
 
 class Scaled(Transport, Protocol):
     """The way to a target that is scaled by what waits for it."""
+
+    @property
+    def way(self) -> str:
+        """How requests travel now: `direct` or `handle`."""
 
     def waits(self, by: int) -> None:
         """Count `by` more requests as waiting in front of this target: its autoscaling goes by that.

@@ -17,7 +17,7 @@ from tests.e2e.test_lifecycle import build_light, light, version_of, who
 
 WEIGHTS = {"a": 40, "b": 20}
 TARGET_KEYS = {"application", "bento", "effective_weight", "message", "ready", "replicas", "status", "weight"}
-TARGET_KEYS |= {"secrets"}
+TARGET_KEYS |= {"secrets", "transport"}
 KEYS = {"beside", "bento", "config", "endpoint_urls", "ingress", "name", "revision", "split", "status", "targets"}
 
 
@@ -115,10 +115,14 @@ def test_get_and_list_are_data_with_the_documented_keys(cluster: RealCluster, ou
 
 
 def test_get_and_list_show_configured_weights_beside_those_in_force(cluster: RealCluster) -> None:
-    shown = cluster.canary("get", "light").stdout.splitlines()
+    def travels_directly() -> list[str] | None:
+        shown = cluster.canary("get", "light").stdout.splitlines()
+        return shown if shown[4].endswith("direct") else None
+
+    shown = wait_for(travels_directly, "the ingress has told how requests travel", 20)
     assert shown[0].split() == ["Deployment", "light", "running", cluster.url]
-    assert shown[2].split() == ["Version", "Bento", "Weight", "In", "force", "Status", "Replicas"]
-    assert shown[4].split() == ["a", "fragile:v1", "40", "%", "40", "%", "running", "1", "running"]
+    assert shown[2].split() == ["Version", "Bento", "Weight", "In", "force", "Status", "Replicas", "Transport"]
+    assert shown[4].split() == ["a", "fragile:v1", "40", "%", "40", "%", "running", "1", "running", "direct"]
     listed = cluster.canary("list").stdout.splitlines()
     assert listed[1].split("  ")[0].strip() == "light"
     assert "main 40, a 40, b 20" in listed[1]

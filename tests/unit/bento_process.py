@@ -41,6 +41,8 @@ class _Call:
         async for part in self._parts:
             yield cast(bytes, part)
 
+    way = "handle"
+
     def cancel(self) -> None:
         """Close the iterator, as Serve does."""
         self._closing = asyncio.ensure_future(self._parts.aclose())

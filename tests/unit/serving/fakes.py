@@ -80,6 +80,8 @@ REFUSES = Script(takes=False, answer=NotSent("no replica"))
 class FakeCall:
     """One request under way to a fake replica."""
 
+    way = "handle"
+
     def __init__(self, request: Request, script: Script) -> None:
         self.request = request
         self.received: Request | None = None
@@ -120,6 +122,7 @@ class FakeTransport:
     """The way to a fake target: each request gets the next script, the last one for ever."""
 
     place = ("", "")
+    way = "handle"
 
     def __init__(self, *scripts: Script, routable: int = 1, seen: bool = True) -> None:
         self.routable = routable
@@ -168,12 +171,16 @@ class FakeObserver:
         self.turned_away: list[str] = []
         self.queues: list[tuple[str, float]] = []
         self.full: list[str] = []
+        self.ways: list[tuple[str, str]] = []
 
     def waited(self, target: str, seconds: float) -> None:
         self.waits.append((target, seconds))
 
     def queued(self, target: str, seconds: float) -> None:
         self.queues.append((target, seconds))
+
+    def sent(self, target: str, way: str) -> None:
+        self.ways.append((target, way))
 
     def refused(self, target: str) -> None:
         self.full.append(target)

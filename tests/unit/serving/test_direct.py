@@ -437,7 +437,7 @@ def test_a_replica_that_is_not_introduced_is_reached_by_handle() -> None:
             by_handle = ByHandle(replica, introduces=False)
             transport = DirectTransport(by_handle)
             assert (await transport.send(request()).head()).body == head().body
-            assert transport.kind == "handle"
+            assert transport.way == "handle"
             for task in transport._introducing:
                 task.cancel()
 
@@ -449,7 +449,7 @@ def test_a_replica_that_can_not_be_reached_any_more_is_reached_by_handle() -> No
         async with Replica(echo).running() as replica:
             by_handle = ByHandle(replica)
             transport = await introduced(by_handle)
-            assert transport.kind == "direct"
+            assert transport.way == "direct"
         (endpoint,) = transport._endpoints.values()
         await asyncio.sleep(0)
         call = transport.send(request())
