@@ -38,6 +38,7 @@ from ray_canary.fields import (
     ServiceName,
     Strategy,
     Text,
+    TransportName,
     VersionKey,
     Window,
     Workers,
@@ -207,6 +208,11 @@ class Ingress(_Model):
         default=0.25,
         description="How many seconds a request may wait for a version that has lost its last replica, before it goes "
         "to main; for main itself it then gets a 503.",
+    )
+    transport: TransportName = Field(
+        default="auto",
+        description="How requests travel to a version: `auto` is over HTTP to its replicas' ports where Serve has opened "
+        "them (HAProxy mode), `handle` is always by Serve handles.",
     )
 
 

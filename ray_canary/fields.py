@@ -132,6 +132,7 @@ RoutePrefix = Annotated[
     Legal("a path like / or /summaries, with no / at the end"),
 ]
 RouteType = Annotated[Literal["random", "header", "query"], one_of("random", "header", "query")]
+TransportName = Annotated[Literal["auto", "handle"], one_of("auto", "handle")]
 _STRATEGIES = ("RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout")
 Strategy = Annotated[
     Literal["RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout"], one_of(*_STRATEGIES)

@@ -76,6 +76,7 @@ def ingress_settings(plan: Plan) -> IngressSettings:
         targets={key: target_settings(target) for key, target in plan.targets.items()},
         max_body_bytes=plan.ray.ingress.max_body_bytes,
         target_wait_s=plan.ray.ingress.target_wait_s,
+        transport=plan.ray.ingress.transport,
         ingress_replicas=plan.ray.ingress.num_replicas,
         access_authorization=plan.access_authorization,
         file=without_weights(plan.file),

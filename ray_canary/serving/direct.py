@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from ray_canary.serving.http_connection import Connection, HttpExchange, request_head
-from ray_canary.serving.transport import Address, Call, Known, NotSent
+from ray_canary.serving.transport import Address, Call, Known, NotSent, Terms
 from ray_canary.serving.wire import Head, Request, Withdrawn
 
 logger = logging.getLogger("ray.serve")
@@ -96,13 +96,11 @@ class DirectTransport:
         self._endpoints: dict[str, Endpoint] = {}
         self._introducing: set[asyncio.Task[None]] = set()
         self._turn = 0
-        self._ingress_replicas = 1
-        self._queued = False
+        self._terms = Terms()
 
-    def share(self, ingress_replicas: int, *, queued: bool) -> None:
-        """Know that so many ingress replicas send to this target, and whether a queue lets requests in to it."""
-        self._ingress_replicas = ingress_replicas
-        self._queued = queued
+    def use(self, terms: Terms) -> None:
+        """Carry requests on these terms from now on."""
+        self._terms = terms
 
     @property
     def routable(self) -> int:
@@ -123,7 +121,7 @@ class DirectTransport:
     @property
     def way(self) -> str:
         """How requests travel now."""
-        return "direct" if self._introduced() else "handle"
+        return "direct" if self._introduced() and not self._terms.by_handle else "handle"
 
     def waits(self, by: int) -> None:
         """Count `by` more requests as waiting."""
@@ -140,10 +138,7 @@ class DirectTransport:
 
     def send(self, request: Request) -> Call:
         """Start sending `request`; never waits."""
-        if request.line is not None or request.replica is not None or request.path.startswith(_SERVES_OWN):
-            return self.by_handle.send(request)
-        self._follow()
-        endpoint = self._least_busy()
+        endpoint = None if self._terms.by_handle or _needs_handle(request) else self._least_busy()
         if endpoint is None or not self._has_room(endpoint):
             return self.by_handle.send(request)
         return DirectCall(request, endpoint, self.by_handle)
@@ -154,16 +149,18 @@ class DirectTransport:
         A queue grants as many requests as there are places, but not where: of several replicas, only Serve's handle
         finds the one with a place left.
         """
-        if self._queued and len(self._endpoints) > 1:
+        terms = self._terms
+        if terms.queued and len(self._endpoints) > 1:
             return False
         limit = endpoint.address.limit
-        return endpoint.in_flight < (limit if self._queued else max(1, limit // self._ingress_replicas))
+        return endpoint.in_flight < (limit if terms.queued else max(1, limit // terms.ingress_replicas))
 
     def _introduced(self) -> list[Endpoint]:
         return [each for each in self._endpoints.values() if each.secret is not None]
 
     def _least_busy(self) -> Endpoint | None:
         """Return the replica with the fewest of our requests; of several such, each in turn."""
+        self._follow()
         found = self._introduced()
         if len(found) < 2:
             return found[0] if found else None
@@ -203,6 +200,11 @@ class DirectTransport:
                 place = "/".join(self.place)
                 logger.warning("No direct way to replica %s of %s yet: %r", replica, place, error)
             await asyncio.sleep(TRY_AGAIN_S)
+
+
+def _needs_handle(request: Request) -> bool:
+    """Whether a request is one that doesn't travel directly: a websocket, for one replica, or a path of Serve's own."""
+    return request.line is not None or request.replica is not None or request.path.startswith(_SERVES_OWN)
 
 
 class DirectCall:

@@ -24,6 +24,7 @@ from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.sleepers import Sleepers
 from ray_canary.serving.store import GcsStore
 from ray_canary.serving.targets import Connections, Queues, Target
+from ray_canary.serving.transport import Terms
 from ray_canary.splitter import Splitter
 
 logger = logging.getLogger("ray.serve")
@@ -95,7 +96,9 @@ class Ingress:
     def _target(self, key: str, settings: IngressSettings, before: Target | None) -> Target:
         """Make a target, or go on with the one before, whose requests in flight still count."""
         of_target = settings.targets[key]
-        transport = self._connections.to(of_target, settings.ingress_replicas)
+        queued = of_target.max_queue_depth is not None
+        terms = Terms(settings.ingress_replicas, queued=queued, by_handle=settings.transport == "handle")
+        transport = self._connections.to(of_target, terms)
         if before is not None and before.transport is transport:
             before.settings = of_target
             return before

@@ -20,7 +20,7 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ray_canary.serving.transport import Address, Broken, Call, Gone, NotSent
+from ray_canary.serving.transport import Address, Broken, Call, Gone, NotSent, Terms
 from ray_canary.serving.wire import MAX_PIECE, Head, Request
 
 logger = logging.getLogger("ray.serve")
@@ -86,7 +86,7 @@ class HandleTransport:
         if by > 0 and metrics.should_send_scaled_to_zero_optimized_push(curr_num_replicas=self.routable):
             metrics.push_autoscaling_metrics_to_controller()
 
-    def share(self, ingress_replicas: int, *, queued: bool) -> None:
+    def use(self, terms: Terms) -> None:
         """Do nothing: a replica itself refuses what is too much, and Serve then asks another one."""
 
     def drains(self, call: Call) -> bool:

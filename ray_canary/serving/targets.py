@@ -8,7 +8,7 @@ from ray_canary.serving.gate import OPEN, Gate
 from ray_canary.serving.queue import Limits
 from ray_canary.serving.queue_client import QueueClient
 from ray_canary.serving.settings import TargetSettings
-from ray_canary.serving.transport import Scaled
+from ray_canary.serving.transport import Scaled, Terms
 
 Connect = Callable[[str | None, str], Scaled]
 
@@ -108,13 +108,13 @@ class Connections:
         self._connect = connect
         self._open: dict[tuple[str | None, str], Scaled] = {}
 
-    def to(self, settings: TargetSettings, ingress_replicas: int = 1) -> Scaled:
-        """Return the transport to a target's entry deployment, which so many ingress replicas use."""
+    def to(self, settings: TargetSettings, terms: Terms | None = None) -> Scaled:
+        """Return the transport to a target's entry deployment, to be used on these terms."""
         place = (settings.application, settings.deployment)
         if place not in self._open:
             self._open[place] = self._connect(*place)
         transport = self._open[place]
-        transport.share(ingress_replicas, queued=settings.max_queue_depth is not None)
+        transport.use(terms or Terms())
         return transport
 
 

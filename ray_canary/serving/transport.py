@@ -49,6 +49,18 @@ class Transport(Protocol):
         """Start sending `request`; never waits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a way to a target has to go by.
+
+    So many ingress replicas send to it, a queue lets requests in to it or not, and it has to be a Serve handle or not.
+    """
+
+    ingress_replicas: int = 1
+    queued: bool = False
+    by_handle: bool = False
+
+
 class Scaled(Transport, Protocol):
     """The way to a target that is scaled by what waits for it."""
 
@@ -65,8 +77,8 @@ class Scaled(Transport, Protocol):
     def drains(self, call: Call) -> bool:
         """Whether the replica that has `call` takes no other ones any more, because it is being replaced."""
 
-    def share(self, ingress_replicas: int, *, queued: bool) -> None:
-        """Know that so many ingress replicas send to this target, and whether a queue lets requests in to it."""
+    def use(self, terms: "Terms") -> None:
+        """Carry requests on these terms from now on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.ingress.max_ongoing_requests": (1000, 2000),
     "ray.ingress.max_body_bytes": (1000, 2000),
     "ray.ingress.target_wait_s": (0.25, 0.5),
+    "ray.ingress.transport": ("auto", "handle"),
     "ray.queue.max_depth": (1000, 2000),
     "ray.hosts.max_ongoing_requests": (1000, 3000),
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),

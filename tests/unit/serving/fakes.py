@@ -12,7 +12,7 @@ from ray_canary.serving.http import Message, Scope
 from ray_canary.serving.passthrough import PassThrough
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.targets import Target
-from ray_canary.serving.transport import Broken, NotSent
+from ray_canary.serving.transport import Broken, NotSent, Terms
 from ray_canary.serving.wire import Head, HeaderList, Request
 from ray_canary.splitter import Splitter
 from ray_canary.tokens import Tokens
@@ -137,8 +137,8 @@ class FakeTransport:
     def drains(self, call: Any) -> bool:
         return call in self.draining
 
-    def share(self, ingress_replicas: int, *, queued: bool) -> None:
-        self.shared = (ingress_replicas, queued)
+    def use(self, terms: Terms) -> None:
+        self.terms = terms
 
     def waits(self, by: int) -> None:
         self.waiting += by

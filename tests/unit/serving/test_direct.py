@@ -18,7 +18,7 @@ from ray_canary.serving.direct import DirectCall, DirectTransport
 from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import Receive, Scope, Send
 from ray_canary.serving.http_connection import MAX_WAITING, OURS, Connection, HttpExchange, request_head
-from ray_canary.serving.transport import Address, Broken, NotSent
+from ray_canary.serving.transport import Address, Broken, NotSent, Terms
 from ray_canary.serving.wire import Head, HeaderList, Request
 from tests.unit.serving.fakes import FakeTransport, head
 
@@ -444,6 +444,17 @@ def test_a_replica_that_is_not_introduced_is_reached_by_handle() -> None:
     asyncio.run(whole())
 
 
+def test_where_the_file_wants_handles_everything_goes_by_handle() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        transport.use(Terms(by_handle=True))
+        assert (await transport.send(request()).head()).body == head().body
+        assert (transport.way, replica.seen) == ("handle", 0)
+        transport.use(Terms())
+        assert (transport.way, (await ask(transport, request(body=b"x")))[1]) == ("direct", b"x")
+
+    run(echo, test)
+
+
 def test_a_replica_that_can_not_be_reached_any_more_is_reached_by_handle() -> None:
     async def whole() -> None:
         async with Replica(echo).running() as replica:
@@ -497,7 +508,7 @@ def test_the_replica_with_the_fewest_requests_gets_the_next() -> None:
 @pytest.mark.parametrize(("queued", "direct"), [(False, LIMIT // 4), (True, LIMIT)])
 def test_no_more_goes_directly_than_our_part_of_a_replicas_places(queued: bool, direct: int) -> None:
     async def test(transport: DirectTransport, replica: Replica) -> None:
-        transport.share(4, queued=queued)
+        transport.use(Terms(4, queued=queued))
         calls = [transport.send(request()) for _ in range(LIMIT + 10)]
         assert sum(isinstance(call, DirectCall) for call in calls) == direct
 
@@ -508,7 +519,7 @@ def test_of_several_replicas_behind_a_queue_serve_finds_the_one_with_a_place() -
     async def whole() -> None:
         async with Replica(echo).running() as one, Replica(echo).running() as two:
             transport = await introduced(ByHandle(one, two))
-            transport.share(1, queued=True)
+            transport.use(Terms(queued=True))
             assert not isinstance(transport.send(request()), DirectCall)
 
     asyncio.run(whole())
