@@ -72,9 +72,7 @@ class IngressSettings(_Model):
     targets: dict[str, TargetSettings] = Field(description="The targets, main among them.")
     max_body_bytes: Natural = Field(default=100_000_000, description="Largest request body; more gets a 413.")
     target_wait_s: Seconds = Field(default=0.25, description="Seconds to wait for a target without a replica.")
-    transport: TransportName = Field(
-        default="auto", description="How requests travel: handle, or auto (the quicker one)."
-    )
+    transport: TransportName = Field(default="auto", description="How requests travel; auto: the quicker way.")
     ingress_replicas: Positive = Field(default=1, description="How many ingress replicas share a target's capacity.")
     file: dict[str, Any] | None = Field(default=None, description="The Deployment file; kept for `get` and `update`.")
     revision: Natural | None = Field(default=None, description="The revision that this is; null if it is none.")
