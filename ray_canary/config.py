@@ -211,8 +211,8 @@ class Ingress(_Model):
     )
     transport: TransportName = Field(
         default="auto",
-        description="How requests travel to a version: `auto` is over HTTP to its replicas' ports where Serve has opened "
-        "them (HAProxy mode), `handle` is always by Serve handles.",
+        description="How requests travel to a version: `auto` is over HTTP to its replicas' ports where Serve has "
+        "opened them (HAProxy mode), `handle` is always by Serve handles.",
     )
 
 

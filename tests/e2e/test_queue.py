@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from ray_canary.serving import local
-from tests.e2e.deployments import probe
+from tests.e2e.deployments import HTTP_PORT, probe
 from tests.e2e.harness import RealCluster, wait_for
 
 #: Requests at once that a replica takes.
@@ -169,17 +171,28 @@ def test_requests_begin_in_the_order_of_their_arrival_at_whichever_ingress_repli
 
 
 def test_a_client_that_leaves_gives_its_place_up(cluster: RealCluster) -> None:
-    def half_leave(tasks: Tasks) -> None:
-        for task in tasks[1::2]:
-            task.cancel()
+    """Every second one leaves while nearly all of them wait: what has not begun by then is never begun."""
+    numbers(cluster)
+    clients = [asking(number, seconds=0.15) for number in range(200)]
+    assert clients[0].recv(4096).startswith(b"HTTP/1.1 200")
+    for client in clients[1::2]:
+        client.close()
+    for client in clients[2::2]:
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    said = numbers(cluster)
+    print(f"\nclients leaving: {len(said['begun'])} of 200 begun")
+    assert set(range(0, 200, 2)) <= set(said["begun"])
+    assert len(said["begun"]) < 140, "who leaves is noticed at once"
+    assert (said["most"], len(said["begun"])) == (CONCURRENCY, len(set(said["begun"])))
 
-    told = burst(cluster, count=200, seconds=0.15, at=20, meanwhile=half_leave)
-    print(f"\nclients leaving: {told}")
-    assert set(told.counts) == {200}
-    assert {number for number in range(0, 200, 2)} <= set(told.statuses)
-    # HAProxy and Serve take seconds to pass on that so many clients have left.
-    assert len(told.begun) < 190, "some of what was left was never begun"
-    assert (told.most, told.repeated) == (CONCURRENCY, [])
+
+def asking(number: int, seconds: float) -> socket.socket:
+    """Send one request on a connection of its own; whoever closes it leaves at that moment."""
+    body = json.dumps({"number": number, "seconds": seconds}).encode()
+    client = socket.create_connection(("127.0.0.1", HTTP_PORT), timeout=60)
+    lines = ["POST /number HTTP/1.1", "Host: test", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+    return client
 
 
 def replace(cluster: RealCluster, file: dict[str, Any]) -> None:
