@@ -179,6 +179,8 @@ def test_a_client_that_leaves_gives_its_place_up(cluster: RealCluster) -> None:
         client.close()
     for client in clients[2::2]:
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    for client in clients[0::2]:
+        client.close()
     said = numbers(cluster)
     print(f"\nclients leaving: {len(said['begun'])} of 200 begun")
     assert set(range(0, 200, 2)) <= set(said["begun"])
