@@ -12,9 +12,9 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
-from ray_canary.serving.http_connection import Connection, HttpExchange, request_head
-from ray_canary.serving.transport import Address, Call, Known, NotSent, Terms
-from ray_canary.serving.wire import Head, Request, Withdrawn
+from ray_canary.serving.http_connection import Connection, HttpExchange, declared_size, framed, request_head
+from ray_canary.serving.transport import Address, Broken, Call, Known, NotSent, Terms
+from ray_canary.serving.wire import Head, Request, Rest, Withdrawn
 
 logger = logging.getLogger("ray.serve")
 
@@ -139,7 +139,9 @@ class DirectTransport:
     def send(self, request: Request) -> Call:
         """Start sending `request`; never waits."""
         endpoint = None if self._terms.by_handle or _needs_handle(request) else self._least_busy()
-        if endpoint is None or not self._has_room(endpoint):
+        if endpoint is not None and not self._has_room(endpoint):
+            endpoint = None
+        if endpoint is None and request.rest is None:
             return self.by_handle.send(request)
         return DirectCall(request, endpoint, self.by_handle)
 
@@ -202,24 +204,33 @@ class DirectTransport:
             await asyncio.sleep(TRY_AGAIN_S)
 
 
+def _failure(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None
+
+
 def _needs_handle(request: Request) -> bool:
     """Whether a request is one that doesn't travel directly: a websocket, for one replica, or a path of Serve's own."""
     return request.line is not None or request.replica is not None or request.path.startswith(_SERVES_OWN)
 
 
 class DirectCall:
-    """One request on its direct way; it goes by handle after all where no connection can be had."""
+    """One request on its direct way; it goes by handle after all where no connection can be had.
 
-    __slots__ = ("_by_handle", "_cancelled", "_exchange", "_request", "endpoint", "otherwise")
+    A handle carries whole requests only, so what the client still sends is read first.
+    """
 
-    def __init__(self, request: Request, endpoint: Endpoint, by_handle: Known) -> None:
+    __slots__ = ("_by_handle", "_exchange", "_request", "_upload", "endpoint", "otherwise")
+
+    def __init__(self, request: Request, endpoint: Endpoint | None, by_handle: Known) -> None:
+        """Send to `endpoint`; None: by handle."""
         self._request = request
         self._by_handle = by_handle
         self._exchange: HttpExchange | None = None
-        self._cancelled = False
-        self.endpoint: Endpoint | None = endpoint
+        self._upload: asyncio.Task[None] | None = None
+        self.endpoint = endpoint
         self.otherwise: Call | None = None
-        endpoint.in_flight += 1
+        if endpoint is not None:
+            endpoint.in_flight += 1
 
     @property
     def way(self) -> str:
@@ -228,37 +239,68 @@ class DirectCall:
 
     async def head(self) -> Head:
         """Wait for the beginning of the response. Raises `NotSent` or `Broken`."""
-        endpoint = self.endpoint
-        assert endpoint is not None
+        sending = await self._sending(self.endpoint) if self.endpoint is not None else None
+        if sending is None:
+            await self._request.read_whole()
+            self.otherwise = self._by_handle.send(self._request)
+            return await self.otherwise.head()
         head: Head | None = None
         try:
-            connection = endpoint.take() or await endpoint.connect()
-            head = await self._exchanged(connection, endpoint)
-        except (OSError, ValueError) as error:
-            logger.warning("A request to %s goes by handle: %s", endpoint.address, error)
+            head = await sending.head()
+        except Broken:
+            if self._upload is not None and (error := _failure(self._upload)):
+                raise error from None
+            raise
         finally:
             if head is None or not head.more:
                 self._release()
-        if head is not None:
-            return head
-        self.otherwise = self._by_handle.send(self._request)
-        return await self.otherwise.head()
+        return head
 
-    async def _exchanged(self, connection: Connection, endpoint: Endpoint) -> Head:
+    async def _sending(self, endpoint: Endpoint) -> HttpExchange | None:
+        """Send the request, or begin to; None if that can't be done this way."""
         assert endpoint.secret is not None
+        request = self._request
+        sent = False
         try:
-            head = request_head(self._request, endpoint.secret)
-        except ValueError:
-            endpoint.keep(connection)
+            head = request_head(request, endpoint.secret)
+            connection = endpoint.take() or await endpoint.connect()
+            try:
+                request.begin()
+            except Withdrawn:
+                endpoint.keep(connection)
+                raise NotSent("it was withdrawn") from None
+            sent = True
+        except (OSError, ValueError) as error:
+            logger.warning("A request to %s goes by handle: %s", endpoint.address, error)
+            return None
+        finally:
+            if not sent:
+                self._release()
+        self._exchange = HttpExchange(connection, request.method)
+        if request.rest is None:
+            connection.begin(self._exchange, head, request.body)
+        else:
+            chunked = declared_size(request) is None
+            first = framed(request.body, chunked) if request.body else b""
+            connection.begin(self._exchange, head, first, uploading=True)
+            self._upload = asyncio.get_running_loop().create_task(self._send_rest(connection, request.rest, chunked))
+            self._upload.add_done_callback(_failure)  # Who waits for the response asks for it, if anybody still does.
+        return self._exchange
+
+    async def _send_rest(self, connection: Connection, rest: Rest, chunked: bool) -> None:
+        """Send what the client is still sending. What it can't send to its end ends the exchange."""
+        assert self._exchange is not None
+        try:
+            async for piece in rest:
+                await connection.write(framed(piece, chunked))
+            if chunked:
+                await connection.write(framed(b"", chunked))
+            connection.uploading = False
+        except ConnectionError:
+            return  # The replica has answered before it had read everything, or is gone: the exchange knows.
+        except BaseException:
+            self._exchange.cancel()
             raise
-        try:
-            self._request.begin()
-        except Withdrawn:
-            endpoint.keep(connection)
-            raise NotSent("it was withdrawn") from None
-        self._exchange = HttpExchange(connection, self._request.method)
-        connection.begin(self._exchange, head, self._request.body)
-        return await self._exchange.head()
 
     async def body(self) -> AsyncIterator[bytes]:
         """Iterate over the rest of the body."""
@@ -278,6 +320,8 @@ class DirectCall:
         self._release()
 
     def _release(self) -> None:
+        if self._upload is not None and not self._upload.done():
+            self._upload.cancel()
         if self.endpoint is not None:
             self.endpoint.in_flight -= 1
             self.endpoint = None

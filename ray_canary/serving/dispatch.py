@@ -262,6 +262,9 @@ class Dispatcher:
         answered = False
         kept_s = 0.0
         try:
+            if gate.holds or target.asleep:
+                # Only what has been read whole shows at once that its client has left.
+                await request.read_whole()
             # A replica that drains still answers for its tasks, and one that has gone comes back no more.
             if request.replica is None:
                 await clock.wake(target, limit, counted=gate.holds)

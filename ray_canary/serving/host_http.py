@@ -21,6 +21,8 @@ logger = logging.getLogger("ray.serve")
 
 #: Seconds after which we begin to look whether the client has left: most requests are answered before that.
 _LOOK_AFTER_S: Final = 0.05
+#: Pieces of a body that are read to see what comes behind them, before the app wants them.
+_STORED: Final = 16
 
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
@@ -129,8 +131,8 @@ class Passage:
 
     async def _look_for_the_end(self) -> None:
         while not self._over.is_set():
-            if self._taking:
-                # The app itself is waiting there for the rest of the body.
+            if self._taking or len(self._stored) >= _STORED:
+                # The app itself is waiting there for the rest of the body, or has yet to read what has come of it.
                 await asyncio.sleep(_LOOK_AFTER_S)
                 continue
             message = await self._take_one()

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ray_canary.serving.transport import Call
 from ray_canary.serving.wire import Head, HeaderList
@@ -53,19 +53,50 @@ async def read_body(receive: Receive, limit: int | None) -> bytes:
         BodyTooLarge: it is larger; the rest is left unread.
         Disconnected: the client left.
     """
+    parts = [part async for part in BodyRest(receive, limit)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def read_beginning(receive: Receive, limit: int | None, enough: int) -> tuple[bytes, "BodyRest | None"]:
+    """Read a request body until it ends, or until there are `enough` bytes of it; return what is still to come.
+
+    Raises:
+        BodyTooLarge: it is larger than `limit` (None: no limit); the rest is left unread.
+        Disconnected: the client left.
+    """
+    rest = BodyRest(receive, limit)
     parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        if part := message.get("body", b""):
-            size += len(part)
-            if limit is not None and size > limit:
-                raise BodyTooLarge
-            parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+    async for part in rest:
+        parts.append(part)
+        if rest.size >= enough and not rest.over:
+            return b"".join(parts), rest
+    return parts[0] if len(parts) == 1 else b"".join(parts), None
+
+
+class BodyRest:
+    """A request body as it comes in, piece by piece. Raises what `read_beginning` raises."""
+
+    def __init__(self, receive: Receive, limit: int | None) -> None:
+        self._receive = receive
+        self._limit = limit
+        self.size = 0
+        self.over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self.over:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            self.over = not message.get("more_body", False)
+            if part := message.get("body", b""):
+                self.size += len(part)
+                if self._limit is not None and self.size > self._limit:
+                    raise BodyTooLarge
+                return bytes(part)
+        raise StopAsyncIteration
 
 
 async def while_connected(answering: Coroutine[None, None, None], receive: Receive) -> None:

@@ -21,7 +21,8 @@ OURS: Final = b"x-ray-canary"
 
 #: By this header Serve leaves it to the app to notice that its client has left, which saves two tasks a request.
 _DISCONNECT_DISABLED: Final = b"x-request-disconnect-disabled: ?1"
-#: How many headers that makes.
+_CHUNKED: Final = b"transfer-encoding: chunked"
+#: How many headers that makes, without the framing of a body that the client has framed otherwise.
 _OWN: Final = 2
 #: Between two replicas these mean nothing, or something else than to the client.
 _NOT_PASSED: Final = frozenset({b"content-length", b"expect"})
@@ -39,14 +40,18 @@ def request_head(request: Request, secret: bytes) -> bytes:
         ValueError: a part of it has a line break or a blank in it that would make something else of it.
     """
     target = request.raw_path + b"?" + request.query if request.query else request.raw_path
-    sized = any(name == b"content-length" for name, _ in request.headers)
-    length = [b"content-length: %d" % len(request.body)] if sized or request.body else []
-    own = _OWN + (bool(length) and not sized)
+    declared = declared_size(request)
+    if declared is None:
+        framing = [_CHUNKED] if request.rest is not None else []
+        framing = framing or ([b"content-length: %d" % len(request.body)] if request.body else [])
+    else:
+        framing = [b"content-length: %b" % declared]
+    own = _OWN + (bool(framing) and declared is None)
     lines = [
         b"%b %b HTTP/1.1" % (request.method.encode(), target),
         b"%b: %b %d %b" % (OURS, secret, own, _address(request.client)),
         _DISCONNECT_DISABLED,
-        *length,
+        *framing,
         *[b"%b: %b" % header for header in request.headers if header[0] not in _NOT_PASSED],
     ]
     block = b"\r\n".join(lines)
@@ -56,8 +61,18 @@ def request_head(request: Request, secret: bytes) -> bytes:
     return block + b"\r\n\r\n"
 
 
+def declared_size(request: Request) -> bytes | None:
+    """Return what the client says of its body's size, if it does."""
+    return next((value for name, value in request.headers if name == b"content-length"), None)
+
+
 def _address(client: tuple[str, int] | None) -> bytes:
     return b"%b %d" % (client[0].encode(), client[1]) if client else b"- 0"
+
+
+def framed(piece: bytes, chunked: bool) -> bytes:
+    """Return a piece of a body as it is sent; an empty one ends a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
 
 
 class Connection(asyncio.Protocol):
@@ -69,6 +84,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: HttpExchange | None = None
         self._parser: httptools.HttpResponseParser | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        #: Whether a part of the request has yet to be sent.
+        self.uploading = False
         self.idle_since = 0.0
 
     @property
@@ -80,9 +99,10 @@ class Connection(asyncio.Protocol):
         """Take the connection into use."""
         self._transport = cast(asyncio.Transport, transport)
 
-    def begin(self, exchange: "HttpExchange", head: bytes, body: bytes) -> None:
-        """Send a request; `exchange` is told of the response."""
+    def begin(self, exchange: "HttpExchange", head: bytes, body: bytes, *, uploading: bool = False) -> None:
+        """Send a request, or the beginning of one; `exchange` is told of the response."""
         assert self._transport is not None
+        self.uploading = uploading
         self._exchange = exchange
         self._parser = exchange.parser = httptools.HttpResponseParser(exchange)
         # One message for the system where that is cheap.
@@ -91,6 +111,21 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(head)
             self._transport.write(body)
+
+    async def write(self, piece: bytes) -> None:
+        """Send a piece of a body; wait while the replica is slower. Raises `ConnectionError` once nobody reads it."""
+        await self._writable.wait()
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionError("the connection is closed")
+        self._transport.write(piece)
+
+    def pause_writing(self) -> None:
+        """Let whoever writes wait."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let whoever writes go on."""
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
@@ -106,13 +141,14 @@ class Connection(asyncio.Protocol):
             return
         if exchange.complete:
             self._exchange = self._parser = None
-            if not exchange.keeps_alive:
+            if self.uploading or not exchange.keeps_alive:
                 self.close()
             self._ended(self)
         exchange.read()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for a response that there is none."""
+        self._writable.set()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.lost("the connection to the replica was lost" + (f": {exc}" if exc else ""))

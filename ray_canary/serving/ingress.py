@@ -19,7 +19,7 @@ from ray_canary.serving.queue import Limits
 from ray_canary.serving.queue_actor import RayDesk
 from ray_canary.serving.queue_client import QueueClient
 from ray_canary.serving.recorder import Recorder
-from ray_canary.serving.serve_private import HandleTransport, node_address, request_id
+from ray_canary.serving.serve_private import HandleTransport, hold_back, node_address, request_id
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.sleepers import Sleepers
 from ray_canary.serving.store import GcsStore
@@ -56,7 +56,9 @@ class Ingress:
         self._told: dict[str, str] = {}
         self._watching: asyncio.Task[None] | None = None
         gate = Gate(self._access.tokens)
-        self._pass_through = PassThrough(self._in_force, request_id, self._recorder.request, gate, node_address)
+        self._pass_through = PassThrough(
+            self._in_force, request_id, self._recorder.request, gate, node_address, hold_back
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config` into force, if it is right.

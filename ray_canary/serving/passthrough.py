@@ -19,6 +19,7 @@ from ray_canary.serving.http import (
     Scope,
     Send,
     end_to_end,
+    read_beginning,
     read_body,
     relay,
     send_alive,
@@ -63,6 +64,9 @@ _SERVES_OWN: Final = frozenset(
 )
 
 
+#: Bytes of a body that are read before the request is sent on; of a larger one the rest follows as it comes.
+BEGINNING: Final = 256 * 1024
+
 #: A Content-Length of more digits is no size of anything.
 _MAX_DIGITS: Final = 20
 
@@ -71,11 +75,14 @@ class CutOff(Exception):
     """A replica broke after its response had begun: the connection is closed without a proper end."""
 
 
-async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, request_id: str, keep: bytes) -> Request:
-    """Read one whole HTTP request.
+async def read_request(
+    scope: Scope, receive: Receive, max_body_bytes: int, request_id: str, keep: bytes, *, enough: int | None = None
+) -> Request:
+    """Read one HTTP request: its body whole, or, where it is large and may be, the beginning of it.
 
     `request_id` is Serve's own id of the request, passed on as `X-Request-ID`; `keep` is a header that is passed on
-    though it is one of Serve's own, because the split goes by it.
+    though it is one of Serve's own, because the split goes by it. Of a body of more than `enough` bytes the rest is
+    left to be read while it is sent on; None reads all of it.
 
     Raises:
         Refused: the body is larger than `max_body_bytes` (413), or its Content-Length is none (400).
@@ -85,7 +92,10 @@ async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, requ
     if _declared_size(headers) > max_body_bytes:
         raise _too_large(max_body_bytes)
     try:
-        body = await read_body(receive, max_body_bytes)
+        if enough is None:
+            body, rest = await read_body(receive, max_body_bytes), None
+        else:
+            body, rest = await read_beginning(receive, max_body_bytes, enough)
     except BodyTooLarge:
         raise _too_large(max_body_bytes) from None
     path, raw_path = without_prefix(scope)
@@ -96,7 +106,9 @@ async def read_request(scope: Scope, receive: Receive, max_body_bytes: int, requ
     ]
     if keep != b"x-request-id":
         passed_on.append((b"x-request-id", request_id.encode()))
-    return Request(scope["method"], path, raw_path, scope["query_string"], passed_on, body, scope.get("client"))
+    request = Request(scope["method"], path, raw_path, scope["query_string"], passed_on, body, scope.get("client"))
+    request.rest = rest
+    return request
 
 
 def _declared_size(headers: HeaderList) -> int:
@@ -148,8 +160,13 @@ class PassThrough:
         record: Record,
         gate: Gate,
         address: Callable[[], str] = lambda: "127.0.0.1",
+        hold_back: Callable[[Receive], None] = lambda _: None,
     ) -> None:
-        """`address` tells where replicas reach this process; they do for websockets."""
+        """`address` tells where replicas reach this process; they do for websockets.
+
+        `hold_back` makes the server read no further ahead than a few pieces of a body.
+        """
+        self._hold_back = hold_back
         self._sockets = websocket.Sockets(address)
         self._dispatcher = dispatcher
         self._gate = gate
@@ -165,7 +182,10 @@ class PassThrough:
             return
         try:
             pinned = self._gate.admit(scope["headers"], dispatcher.settings, dispatcher.targets)
-            request = await self._read(dispatcher, scope, receive)
+            unnoticed = any(name == _DISCONNECT_DISABLED for name, _ in scope["headers"])
+            # Who watches for the client's leaving waits for it in `receive`, where no body may come any more.
+            self._hold_back(receive)
+            request = await self._read(dispatcher, scope, receive, None if unnoticed else BEGINNING)
         except Refused as error:
             await send_error(send, error.status, str(error), error.headers)
             return
@@ -175,7 +195,7 @@ class PassThrough:
             await send_alive(send, [(SPLIT_HEADER, Reason.SYSTEM.encode())])
             return
         answering = self._answer(dispatcher, request, arrived, pinned, send)
-        if any(name == _DISCONNECT_DISABLED for name, _ in scope["headers"]):
+        if unnoticed:
             await while_connected(answering, receive)
         else:
             await answering  # Serve cancels it when the client leaves.
@@ -190,6 +210,11 @@ class PassThrough:
                 logger.error("%s", error)
             self._record(error.target, error.reason, error.status)
             await send_error(send, error.status, str(error), _headers_of(error))
+        except BodyTooLarge:
+            refused = _too_large(dispatcher.settings.max_body_bytes)
+            await send_error(send, refused.status, str(refused))
+        except Disconnected:
+            return
         else:
             self._record(answer.target.key, answer.reason, answer.head.status)
             await _relay(answer, send)
@@ -217,11 +242,13 @@ class PassThrough:
             else:
                 await websocket.deny_as(scope, send, answer, _headers(answer))
 
-    async def _read(self, dispatcher: Dispatcher, scope: Scope, receive: Receive) -> Request:
+    async def _read(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, enough: int | None = None) -> Request:
         settings = dispatcher.settings
         if settings.terminated:
             raise Refused(503, f"Service Unavailable: Deployment {settings.deployment} is terminated")
-        return await read_request(scope, receive, settings.max_body_bytes, self._request_id(), dispatcher.header_name)
+        return await read_request(
+            scope, receive, settings.max_body_bytes, self._request_id(), dispatcher.header_name, enough=enough
+        )
 
 
 async def _relay(answer: Answer, send: Send) -> None:

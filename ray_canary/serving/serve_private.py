@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import ray
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
+from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
 from ray.serve.handle import DeploymentHandle
 
 from ray_canary.serving.transport import Address, Broken, Call, Gone, NotSent, Terms
@@ -30,6 +32,8 @@ LOOK_EVERY_S: Final = 0.25
 #: How many replicas that have left the router's set are remembered: while they drain, they still answer.
 REMEMBERED: Final = 64
 LOOPBACK: Final = "127.0.0.1"
+#: Pieces of a body that Serve may read before we take them; uvicorn's are 64 kB or so.
+AHEAD: Final = 8
 _NOWHERE: Final[Mapping[str, Address]] = {}
 
 
@@ -290,6 +294,19 @@ def _sentence(error: BaseException) -> str:
 def request_id() -> str:
     """Return Serve's id of the request under way: the client's `X-Request-ID` where it is sound, else a new one."""
     return str(serve.context._get_serve_request_context().request_id)
+
+
+def hold_back(receive: Any) -> None:
+    """Let Serve read only a few pieces of a request's body ahead of us.
+
+    In direct-ingress mode it reads the whole body into a queue without bounds, however slowly it is taken off. Where it
+    runs our code in a thread of its own it can't be made to wait.
+    """
+    if isinstance(receive, ASGIDIReceiveProxy) and not RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
+        read = receive.queue
+        receive._queue = asyncio.Queue(max(AHEAD, read.qsize()))
+        while not read.empty():
+            receive._queue.put_nowait(read.get_nowait())
 
 
 def node_address() -> str:

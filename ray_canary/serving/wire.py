@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,10 +26,15 @@ class Line:
     subprotocols: tuple[str, ...]
 
 
-class Request:
-    """One buffered HTTP request, or a websocket's handshake, and whether any of it has been sent.
+#: What of a body is still to come, in pieces.
+Rest = AsyncIterator[bytes]
 
-    `replica` is the only one that may take it (its id within its deployment); None: any. `line` makes it a websocket.
+
+class Request:
+    """One HTTP request, or a websocket's handshake, and whether any of it has been sent.
+
+    `body` is the whole body, or its beginning, and `rest` then is what the client is still sending. `replica` is the
+    only one that may take it (its id within its deployment); None: any. `line` makes it a websocket.
 
     Serve serializes a request at the moment it sends it to a replica and not before. `__reduce__` therefore marks the
     request as sent; who writes it to a socket does so by `begin()`. `withdraw()` says, exactly, whether it may still be
@@ -49,6 +54,7 @@ class Request:
         "query",
         "raw_path",
         "replica",
+        "rest",
         "sent_at",
     )
 
@@ -73,11 +79,13 @@ class Request:
         self.client = client
         self.replica = replica
         self.line = line
+        self.rest: Rest | None = None
         self.sent_at: float | None = None
         self._withdrawn = False
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        assert self.rest is None, "the whole body must have been read"
         self.begin()
         return Request, self._parts()
 
@@ -97,7 +105,15 @@ class Request:
 
     def again(self) -> "Request":
         """Return a copy that can be sent, for a request that was withdrawn."""
-        return Request(*self._parts())
+        copy = Request(*self._parts())
+        copy.rest = self.rest
+        return copy
+
+    async def read_whole(self) -> None:
+        """Wait until the whole body is in `body`. Raises what `rest` raises."""
+        if self.rest is not None:
+            self.body = b"".join([self.body, *[piece async for piece in self.rest]])
+            self.rest = None
 
     def _parts(self) -> tuple[Any, ...]:
         line = (self.replica, self.line)

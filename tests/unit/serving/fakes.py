@@ -93,6 +93,7 @@ class FakeCall:
     async def head(self) -> Head:
         self.asked.set()
         if self._script.takes:
+            await self.request.read_whole()
             self.received = pickle.loads(pickle.dumps(self.request))
         answer = self._script.answer
         if answer is None:

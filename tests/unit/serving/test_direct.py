@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ray_canary.serving.direct import DirectCall, DirectTransport
 from ray_canary.serving.host_http import Door
-from ray_canary.serving.http import Receive, Scope, Send
+from ray_canary.serving.http import BodyRest, BodyTooLarge, Disconnected, Receive, Scope, Send
 from ray_canary.serving.http_connection import MAX_WAITING, OURS, Connection, HttpExchange, request_head
 from ray_canary.serving.transport import Address, Broken, NotSent, Terms
 from ray_canary.serving.wire import Head, HeaderList, Request
@@ -300,6 +300,167 @@ def test_a_slow_reader_holds_the_replica_up() -> None:
         assert size == 40_000_000
 
     run(app, test)
+
+
+# Bodies that are still being sent -------------------------------------------------------------------------------------
+
+
+class Client:
+    """A client that sends a body piece by piece, as a server's `receive` has it."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.sent: asyncio.Queue[Any] = asyncio.Queue()
+        self.rest = BodyRest(self.sent.get, limit)
+
+    def send(self, piece: bytes, *, more: bool = True) -> None:
+        self.sent.put_nowait({"type": "http.request", "body": piece, "more_body": more})
+
+    def leave(self) -> None:
+        self.sent.put_nowait({"type": "http.disconnect"})
+
+    def request(self, first: bytes, size: int | None = None) -> Request:
+        headers = [] if size is None else [(b"content-length", str(size).encode())]
+        asked = Request("POST", "/", b"/", b"", headers, first)
+        asked.rest = self.rest
+        return asked
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_body_travels_while_it_is_being_sent_and_the_response_too(sized: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append({name for name, _ in scope["headers"]})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            message = await receive()
+            await send({"type": "http.response.body", "body": b"<%b>" % message["body"], "more_body": True})
+            if not message["more_body"]:
+                break
+        await send({"type": "http.response.body", "body": b"."})
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        client = Client()
+        call = transport.send(client.request(b"first", 15 if sized else None))
+        got = await call.head()
+        body = call.body()
+        answered = got.body
+        for piece in (b"second", b"last"):
+            while not answered.endswith(b">"):
+                answered += await anext(body)
+            client.send(piece, more=piece != b"last")
+            answered += await anext(body)
+        answered += b"".join([piece async for piece in body])
+        assert answered.replace(b"<>", b"") == b"<first><second><last>."
+        assert seen == [{b"content-length"} if sized else set()], "the Bento sees what the client said"
+        assert (await ask(transport, request(body=b"x")))[0].status == 200
+
+    seen: list[set[bytes]] = []
+    run(app, test)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_large_body_arrives_as_it_was_sent_and_the_connection_is_used_again(sized: bool) -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        pieces = [bytes([number]) * 100_000 for number in range(200)]
+        client = Client()
+        for piece in pieces[1:]:
+            client.send(piece, more=piece is not pieces[-1])
+        _, answered = await ask(transport, client.request(pieces[0], 20_000_000 if sized else None))
+        assert answered == b"".join(pieces)
+        (endpoint,) = transport._endpoints.values()
+        assert (len(endpoint._idle), endpoint.in_flight) == (1, 0)
+
+    run(echo, test)
+
+
+def test_who_reads_a_body_slowly_holds_its_sender_up() -> None:
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await go_on.wait()
+        await echo(scope, receive, send)
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        client = Client()
+        for _ in range(400):
+            client.send(bytes(100_000))
+        client.send(b"", more=False)
+        call = transport.send(client.request(b"first"))
+        waiting = asyncio.ensure_future(call.head())
+        before = -1
+        while client.sent.qsize() != before:
+            before = client.sent.qsize()
+            await asyncio.sleep(0.1)
+        # What the two sockets and the server hold comes on top.
+        assert client.sent.qsize() > 300
+        go_on.set()
+        await waiting
+        call.cancel()
+
+    run(app, test)
+
+
+def test_a_response_that_is_complete_before_the_body_is_ends_the_sending() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        client = Client()
+        got, body = await ask(transport, client.request(b"first"))
+        assert (got.status, body) == (400, b"no")
+        assert (await ask(transport, request()))[0].status == 400
+        (endpoint,) = transport._endpoints.values()
+        assert endpoint.in_flight == 0
+
+    run(app, test)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_ends_the_apps_work() -> None:
+    ended = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await asyncio.sleep(100)
+        finally:
+            ended.set()
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        client = Client()
+        call = transport.send(client.request(b"first"))
+        waiting = asyncio.ensure_future(call.head())
+        client.leave()
+        with pytest.raises(Disconnected):
+            await waiting
+        await ended.wait()
+
+    run(app, test)
+
+
+def test_a_body_that_turns_out_too_large_is_refused_and_ends_the_apps_work() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        client = Client(limit=10)
+        call = transport.send(client.request(b""))
+        waiting = asyncio.ensure_future(call.head())
+        client.send(b"x" * 11)
+        with pytest.raises(BodyTooLarge):
+            await waiting
+
+    run(echo, test)
+
+
+def test_a_handle_gets_the_whole_body() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        transport.use(Terms(by_handle=True))
+        client = Client()
+        call = transport.send(client.request(b"first"))
+        client.send(b", last", more=False)
+        await call.head()
+        by_handle: Any = transport.by_handle
+        assert [each.request.body for each in by_handle.calls] == [b"first, last"]
+
+    run(echo, test)
 
 
 # Who gets in ----------------------------------------------------------------------------------------------------------
