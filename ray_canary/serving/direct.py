@@ -9,10 +9,18 @@ waits for a place on our side, and may still go elsewhere; a direct one would wa
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
-from ray_canary.serving.http_connection import Connection, HttpExchange, declared_size, framed, request_head
+from ray_canary.serving.http_connection import (
+    Connection,
+    HttpExchange,
+    declared_size,
+    framed,
+    introduction,
+    request_head,
+)
 from ray_canary.serving.transport import Address, Broken, Call, Known, NotSent, Terms
 from ray_canary.serving.wire import Head, Request, Rest, Withdrawn
 
@@ -21,6 +29,8 @@ logger = logging.getLogger("ray.serve")
 #: Seconds after which an idle connection isn't used again: the replica's server closes it after 90 s unless Serve is
 #: told otherwise, and a request must not meet that moment.
 IDLE_S: Final = 3.0
+#: Seconds that one attempt to connect may take.
+CONNECT_S: Final = 2.0
 #: Seconds that a replica may take to be connected to and introduced, and after which it is tried again.
 INTRODUCTION_S: Final = 5.0
 TRY_AGAIN_S: Final = 10.0
@@ -44,13 +54,22 @@ class Endpoint:
         loop = asyncio.get_running_loop()
         for host in self._hosts:
             try:
-                _, connection = await loop.create_connection(lambda: Connection(self._ended), host, self.address.port)
+                async with asyncio.timeout(CONNECT_S):
+                    _, made = await loop.create_connection(lambda: Connection(self._ended), host, self.address.port)
             except OSError as error:
                 refused = error
             else:
                 self._hosts = (host, *(other for other in self._hosts if other != host))
-                return connection
+                return made
         raise refused
+
+    async def greet(self, secret: bytes) -> None:
+        """Open a first connection, and see whether this secret opens the door. Raises OSError or `Broken`."""
+        connection = await self.connect()
+        said = HttpExchange(connection, "GET")
+        connection.begin(said, introduction(secret), b"")
+        await said.head()
+        self.secret = secret
 
     def take(self) -> Connection | None:
         """Return an idle connection that was used just now, if there is one."""
@@ -64,6 +83,13 @@ class Endpoint:
             other.close()  # These have been idle for longer.
         self._idle.clear()
         return None
+
+    def matches(self, address: Address) -> bool:
+        """Whether this is the replica at `address`; how much it takes may have changed."""
+        if (address.hosts, address.port) != (self.address.hosts, self.address.port):
+            return False
+        self.address = address
+        return True
 
     def keep(self, connection: Connection) -> None:
         """Keep a connection for the next request."""
@@ -97,6 +123,8 @@ class DirectTransport:
         self._introducing: set[asyncio.Task[None]] = set()
         self._turn = 0
         self._terms = Terms()
+        #: Calls by handle that found no room directly; they are to be served before what comes later.
+        self._overflow: deque[Call] = deque()
 
     def use(self, terms: Terms) -> None:
         """Carry requests on these terms from now on."""
@@ -139,19 +167,33 @@ class DirectTransport:
     def send(self, request: Request) -> Call:
         """Start sending `request`; never waits."""
         endpoint = None if self._terms.by_handle or _needs_handle(request) else self._least_busy()
-        if endpoint is not None and not self._has_room(endpoint):
-            endpoint = None
-        if endpoint is None and request.rest is None:
-            return self.by_handle.send(request)
-        return DirectCall(request, endpoint, self.by_handle)
+        if endpoint is not None and self._has_room(endpoint):
+            return DirectCall(request, endpoint, self._again)
+        call = DirectCall(request, None, self._again) if request.rest is not None else self.by_handle.send(request)
+        if endpoint is not None:
+            self._overflow.append(call)
+        return call
+
+    def _again(self, request: Request, failed: Endpoint | None) -> Call:
+        """Send by handle what could not be sent to `failed`, which is tried again later."""
+        for replica, endpoint in self._endpoints.items():
+            if endpoint is failed and endpoint.secret is not None:
+                endpoint.secret = None
+                self._introduce_later(replica, endpoint, TRY_AGAIN_S)
+        return self.by_handle.send(request)
 
     def _has_room(self, endpoint: Endpoint) -> bool:
-        """Whether a request finds a place at a replica at once, whatever the other ingress replicas do.
+        """Whether a request may find a place at a replica at once.
 
-        A queue grants as many requests as there are places, but not where: of several replicas, only Serve's handle
-        finds the one with a place left.
+        Each ingress replica has its part of the places, and leaves the rest to those that wait by handle: its own come
+        before what comes later. A queue grants as many requests as there are places, but not where: of several replicas, only
+        Serve's handle finds the one with a place left.
         """
+        while self._overflow and not self.by_handle.undecided(self._overflow[0]):
+            self._overflow.popleft()
         terms = self._terms
+        if self._overflow:
+            return False
         if terms.queued and len(self._endpoints) > 1:
             return False
         limit = endpoint.address.limit
@@ -161,13 +203,19 @@ class DirectTransport:
         return [each for each in self._endpoints.values() if each.secret is not None]
 
     def _least_busy(self) -> Endpoint | None:
-        """Return the replica with the fewest of our requests; of several such, each in turn."""
+        """Return the replica with the fewest of our requests; of several such, each in turn.
+
+        None when it is the turn of one that can't be reached directly: it gets its part by handle.
+        """
         self._follow()
-        found = self._introduced()
+        found = list(self._endpoints.values())
         if len(found) < 2:
-            return found[0] if found else None
+            return found[0] if found and found[0].secret is not None else None
         self._turn = (self._turn + 1) % len(found)
-        return min(found[self._turn :] + found[: self._turn], key=lambda each: each.in_flight)
+        if found[self._turn].secret is None:
+            return None
+        in_turn = found[self._turn :] + found[: self._turn]
+        return min((each for each in in_turn if each.secret is not None), key=lambda each: each.in_flight)
 
     # Which replicas there are. --------------------------------------------------------------------------------------
 
@@ -178,30 +226,39 @@ class DirectTransport:
             return
         self._addresses = addresses
         for replica, endpoint in list(self._endpoints.items()):
-            if addresses.get(replica) != endpoint.address:
+            address = addresses.get(replica)
+            if address is None or not endpoint.matches(address):
                 endpoint.close()
                 del self._endpoints[replica]
         for replica, address in addresses.items():
             if replica not in self._endpoints:
-                endpoint = self._endpoints[replica] = Endpoint(address)
-                task = asyncio.get_running_loop().create_task(self._introduce(replica, endpoint))
-                self._introducing.add(task)
-                task.add_done_callback(self._introducing.discard)
+                self._endpoints[replica] = Endpoint(address)
+                self._introduce_later(replica, self._endpoints[replica], 0)
 
-    async def _introduce(self, replica: str, endpoint: Endpoint) -> None:
-        """Get a replica's secret and a first connection; it is sent nothing directly before that."""
+    def _introduce_later(self, replica: str, endpoint: Endpoint, after_s: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._introduce(replica, endpoint, after_s))
+        self._introducing.add(task)
+        task.add_done_callback(self._introducing.discard)
+
+    async def _introduce(self, replica: str, endpoint: Endpoint, after_s: float) -> None:
+        """Get a replica's secret, and see that it opens the door; the replica is sent nothing directly before that."""
+        told = False
+        await asyncio.sleep(after_s)
         while self._endpoints.get(replica) is endpoint:
             try:
                 async with asyncio.timeout(INTRODUCTION_S):
-                    secret = await self.by_handle.introduce(replica)
-                    endpoint.keep(await endpoint.connect())
-                endpoint.secret = secret
+                    await endpoint.greet(await self.by_handle.introduce(replica))
                 return
             except Exception as error:
                 # Whatever Serve, Ray or the network have against it: the handle still carries its requests.
-                place = "/".join(self.place)
-                logger.warning("No direct way to replica %s of %s yet: %r", replica, place, error)
+                if not told:
+                    logger.warning("No direct way to replica %s of %s yet: %r", replica, "/".join(self.place), error)
+                told = True
             await asyncio.sleep(TRY_AGAIN_S)
+
+
+#: Sends a request by handle, given the replica that can't be reached.
+ByHandle = Callable[[Request, Endpoint | None], Call]
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:
@@ -219,13 +276,14 @@ class DirectCall:
     A handle carries whole requests only, so what the client still sends is read first.
     """
 
-    __slots__ = ("_by_handle", "_exchange", "_request", "_upload", "endpoint", "otherwise")
+    __slots__ = ("_by_handle", "_exchange", "_failed", "_request", "_upload", "endpoint", "otherwise")
 
-    def __init__(self, request: Request, endpoint: Endpoint | None, by_handle: Known) -> None:
-        """Send to `endpoint`; None: by handle."""
+    def __init__(self, request: Request, endpoint: Endpoint | None, by_handle: ByHandle) -> None:
+        """Send to `endpoint`, or by handle if that is None or can't be reached."""
         self._request = request
         self._by_handle = by_handle
         self._exchange: HttpExchange | None = None
+        self._failed: Endpoint | None = None
         self._upload: asyncio.Task[None] | None = None
         self.endpoint = endpoint
         self.otherwise: Call | None = None
@@ -242,7 +300,7 @@ class DirectCall:
         sending = await self._sending(self.endpoint) if self.endpoint is not None else None
         if sending is None:
             await self._request.read_whole()
-            self.otherwise = self._by_handle.send(self._request)
+            self.otherwise = self._by_handle(self._request, self._failed)
             return await self.otherwise.head()
         head: Head | None = None
         try:
@@ -264,14 +322,20 @@ class DirectCall:
         try:
             head = request_head(request, endpoint.secret)
             connection = endpoint.take() or await endpoint.connect()
+            if not connection.usable:
+                raise ConnectionError("the connection was lost at once")
             try:
                 request.begin()
             except Withdrawn:
                 endpoint.keep(connection)
                 raise NotSent("it was withdrawn") from None
             sent = True
-        except (OSError, ValueError) as error:
-            logger.warning("A request to %s goes by handle: %s", endpoint.address, error)
+        except OSError as error:
+            logger.warning("%s can't be reached, and gets its requests by handle: %r", endpoint.address, error)
+            self._failed = endpoint
+            return None
+        except ValueError as error:
+            logger.info("A request goes by handle: %s", error)
             return None
         finally:
             if not sent:

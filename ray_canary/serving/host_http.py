@@ -13,8 +13,8 @@ from collections import deque
 from typing import Any, Final
 
 from ray_canary.serving.exchange import Incomplete, keep
-from ray_canary.serving.http import Message, Receive, Scope, Send, send_error
-from ray_canary.serving.http_connection import OURS
+from ray_canary.serving.http import Message, Receive, Scope, Send, send_error, without_prefix
+from ray_canary.serving.http_connection import INTRODUCTION, OURS
 from ray_canary.serving.wire import HeaderList
 
 logger = logging.getLogger("ray.serve")
@@ -40,11 +40,18 @@ class Door:
         if said is None:
             await _refuse(scope, receive, send)
             return
-        own, host, port = said
+        own, port, host = said
+        if own == INTRODUCTION:
+            await _welcome(send)
+            return
+        path, raw_path = without_prefix(scope)
         inside = {
             **scope,
+            "scheme": "http",
+            "path": path,
+            "raw_path": raw_path,
             "headers": scope["headers"][int(own) :],
-            "client": None if host == b"-" else (host.decode(), int(port)),
+            "client": None if host == b"-" else (host.decode("latin-1"), int(port)),
             "server": ("ray-canary", 80),
             "root_path": "",
             "state": {},
@@ -56,8 +63,14 @@ class Door:
         name, value = headers[0] if headers else (b"", b"")
         if name != OURS:
             return None
-        secret, *said = value.split(b" ")
-        return said if hmac.compare_digest(secret, self.secret) else None
+        secret, *said = value.split(b" ", 3)
+        return said if len(said) == 3 and hmac.compare_digest(secret, self.secret) else None
+
+
+async def _welcome(send: Send) -> None:
+    headers = [(OURS, b"0 -"), (b"content-length", b"0")]
+    await send({"type": _START, "status": 200, "headers": headers})
+    await send({"type": _BODY, "body": b""})
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,8 +91,9 @@ class Passage:
         self._take = receive
         self._pass_on = send
         self._stored: deque[Message] = deque()
-        #: Whether somebody waits in the server's `receive`, and whether the whole body has come through it.
-        self._taking = False
+        #: Held by whoever waits in the server's `receive`: of two, the wrong one would get the next piece.
+        self._taking = asyncio.Lock()
+        #: Whether the app has had the whole body.
         self._whole = False
         self._due: str | None = _START
         self._left = False
@@ -95,6 +109,11 @@ class Passage:
             Incomplete: the app ended before its response did.
         """
         loop = asyncio.get_running_loop()
+        # It may have waited long for its place here, and its client may have left since.
+        first = await self._take()
+        if first["type"] == "http.disconnect":
+            return
+        self._stored.append(first)
         running = loop.create_task(self._run())
         keep(running)
         self._watch = loop.call_later(_LOOK_AFTER_S, self._look)
@@ -131,35 +150,30 @@ class Passage:
 
     async def _look_for_the_end(self) -> None:
         while not self._over.is_set():
-            if self._taking or len(self._stored) >= _STORED:
-                # The app itself is waiting there for the rest of the body, or has yet to read what has come of it.
+            if len(self._stored) >= _STORED:
                 await asyncio.sleep(_LOOK_AFTER_S)
                 continue
-            message = await self._take_one()
-            if message["type"] == "http.disconnect":
-                if self._due is not None:
-                    self._gone = True
-                    self._over.set()
-                return
-            self._stored.append(message)
-
-    async def _take_one(self) -> Message:
-        self._taking = True
-        try:
-            return await self._take()
-        finally:
-            self._taking = False
+            async with self._taking:
+                message = await self._take()
+                if message["type"] != "http.disconnect":
+                    self._stored.append(message)
+                    continue
+            if self._due is not None:
+                self._gone = True
+                self._over.set()
+            return
 
     # What the app calls. --------------------------------------------------------------------------------------------
 
     async def _receive(self) -> Message:
-        if self._stored:
-            message = self._stored.popleft()
-        elif self._whole:
+        if not self._stored and self._whole:
             await self._over.wait()
             return {"type": "http.disconnect"}
+        if self._stored:
+            message = self._stored.popleft()
         else:
-            message = await self._take_one()
+            async with self._taking:
+                message = self._stored.popleft() if self._stored else await self._take()
         if message["type"] == "http.disconnect":
             self._gone = True
             self._over.set()

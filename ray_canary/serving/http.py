@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any, Final, Self
+from urllib.parse import quote, unquote_to_bytes
 
 from ray_canary.serving.transport import Call
 from ray_canary.serving.wire import Head, HeaderList
@@ -128,6 +130,26 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]
             named.update(token.strip().lower() for token in value.split(b","))
     away = HOP_BY_HOP | dropped | named if named else HOP_BY_HOP | dropped
     return [(name, value) for name, value in headers if name.lower() not in away]
+
+
+def without_prefix(scope: Scope) -> tuple[str, bytes]:
+    """Return path and raw path as a Bento sees them: without the Deployment's route prefix (decision 24).
+
+    A path that only begins with the same letters as the prefix is not under it, and stays as it is.
+    """
+    prefix: str = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"]
+    raw: bytes = (scope.get("raw_path") or quote(path).encode()).split(b"?", 1)[0]
+    if prefix and f"{path}/".startswith(f"{prefix}/"):
+        path = path[len(prefix) :]
+        raw = _after(raw, prefix.encode()) or quote(path).encode()
+    return path or "/", raw or b"/"
+
+
+def _after(raw: bytes, prefix: bytes) -> bytes:
+    """Return what follows `prefix` in a percent-encoded path, encoded as it was; nothing if it begins otherwise."""
+    start = re.match(rb"(?:%%[0-9A-Fa-f]{2}|.){%d}" % len(prefix), raw, re.DOTALL)
+    return raw[start.end() :] if start and unquote_to_bytes(start[0]) == prefix else b""
 
 
 async def relay(head: Head, headers: HeaderList, call: Call, send: Send) -> None:

@@ -5,9 +5,10 @@ in HAProxy mode. Parsing is httptools', the parser of uvicorn.
 """
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httptools
 
@@ -19,6 +20,9 @@ from ray_canary.serving.wire import Head, HeaderList, Request
 #: stands outside of these.
 OURS: Final = b"x-ray-canary"
 
+#: How many headers a request claims that only asks whether it would be let in.
+INTRODUCTION: Final = b"0"
+
 #: By this header Serve leaves it to the app to notice that its client has left, which saves two tasks a request.
 _DISCONNECT_DISABLED: Final = b"x-request-disconnect-disabled: ?1"
 _CHUNKED: Final = b"transfer-encoding: chunked"
@@ -26,6 +30,9 @@ _CHUNKED: Final = b"transfer-encoding: chunked"
 _OWN: Final = 2
 #: Between two replicas these mean nothing, or something else than to the client.
 _NOT_PASSED: Final = frozenset({b"content-length", b"expect"})
+
+#: Seconds of silence, seconds between probes, probes; and milliseconds that what was sent may stay unacknowledged.
+_LOST_PEER: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 #: Bytes of a response that wait here for a slow client before the replica has to wait.
 MAX_WAITING: Final = 1024 * 1024
@@ -37,15 +44,11 @@ def request_head(request: Request, secret: bytes) -> bytes:
     """Return the request line and the headers of a request, for the replica that has this secret.
 
     Raises:
-        ValueError: a part of it has a line break or a blank in it that would make something else of it.
+        ValueError: it has a line break or a blank in it that would make something else of it, or its path is none.
     """
     target = request.raw_path + b"?" + request.query if request.query else request.raw_path
     declared = declared_size(request)
-    if declared is None:
-        framing = [_CHUNKED] if request.rest is not None else []
-        framing = framing or ([b"content-length: %d" % len(request.body)] if request.body else [])
-    else:
-        framing = [b"content-length: %b" % declared]
+    framing = _framing(request, declared)
     own = _OWN + (bool(framing) and declared is None)
     lines = [
         b"%b %b HTTP/1.1" % (request.method.encode(), target),
@@ -56,7 +59,8 @@ def request_head(request: Request, secret: bytes) -> bytes:
     ]
     block = b"\r\n".join(lines)
     breaks = len(lines) - 1
-    if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b" " in target:
+    whole = target.startswith(b"/") and b" " not in target
+    if block.count(b"\n") != breaks or block.count(b"\r") != breaks or not whole:
         raise ValueError("a request's line or header is none")
     return block + b"\r\n\r\n"
 
@@ -66,8 +70,32 @@ def declared_size(request: Request) -> bytes | None:
     return next((value for name, value in request.headers if name == b"content-length"), None)
 
 
+def introduction(secret: bytes) -> bytes:
+    """Return a request that asks a replica whether whoever has this secret is let in."""
+    return b"GET / HTTP/1.1\r\n%b: %b %b 0 -\r\n\r\n" % (OURS, secret, INTRODUCTION)
+
+
+def _framing(request: Request, declared: bytes | None) -> list[bytes]:
+    if request.rest is not None:
+        return [_CHUNKED] if declared is None else [b"content-length: %b" % declared]
+    if request.body or declared is not None:
+        return [b"content-length: %d" % len(request.body)]
+    return []
+
+
 def _address(client: tuple[str, int] | None) -> bytes:
-    return b"%b %d" % (client[0].encode(), client[1]) if client else b"- 0"
+    # What stands in `X-Forwarded-For` may be any text, so it comes last.
+    return b"%d %b" % (client[1], client[0].encode("latin-1", "replace")) if client else b"0 -"
+
+
+def _notice_a_lost_peer(connected: Any) -> None:
+    """Let the system end a connection whose other end has vanished without a word, such as a node without power."""
+    if connected is None:
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _LOST_PEER.items():
+        if hasattr(socket, name):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def framed(piece: bytes, chunked: bool) -> bytes:
@@ -98,6 +126,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection into use."""
         self._transport = cast(asyncio.Transport, transport)
+        _notice_a_lost_peer(transport.get_extra_info("socket"))
 
     def begin(self, exchange: "HttpExchange", head: bytes, body: bytes, *, uploading: bool = False) -> None:
         """Send a request, or the beginning of one; `exchange` is told of the response."""
@@ -135,10 +164,11 @@ class Connection(asyncio.Protocol):
             return
         try:
             parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.close()
-            exchange.lost(f"the replica's answer is no HTTP: {error}")
-            return
+            if not exchange.complete:
+                exchange.lost(f"the replica's answer is no HTTP: {error}")
+                return
         if exchange.complete:
             self._exchange = self._parser = None
             if self.uploading or not exchange.keeps_alive:
@@ -204,6 +234,8 @@ class HttpExchange:
         self.status = self.parser.get_status_code()
         # After HEAD the parser would wait for a body that never comes.
         self.keeps_alive = self.parser.should_keep_alive() and not self._without_body
+        # Whatever an app that gets these wrong sends behind them must not meet the next request.
+        self.keeps_alive = self.keeps_alive and self.status >= 200 and self.status not in (204, 304)
         self.complete = self._without_body
 
     def on_body(self, body: bytes) -> None:
@@ -295,6 +327,8 @@ def _bentos(headers: HeaderList, status: int) -> tuple[HeaderList, str]:
     """Return what a Bento said in the headers of a response, and its tag. Raises `Broken` if it wasn't a Bento's."""
     for index, (name, value) in enumerate(headers):
         if name == OURS:
-            count, tag = value.split(b" ", 1)
+            count, _, tag = value.partition(b" ")
+            if not count.isdigit():
+                break
             return headers[index + 1 : index + 1 + int(count)], tag.decode()
     raise Broken(f"the replica answered {status} by itself")

@@ -1,12 +1,10 @@
 """The thin ASGI pass-through: bytes in, bytes out, both ways (decision 12)."""
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from itertools import product
 from typing import Final
-from urllib.parse import quote, unquote_to_bytes
 
 from ray_canary.serving import websocket
 from ray_canary.serving.access import VERSION_HEADER, Gate
@@ -25,6 +23,7 @@ from ray_canary.serving.http import (
     send_alive,
     send_error,
     while_connected,
+    without_prefix,
 )
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import HeaderList, Request
@@ -128,26 +127,6 @@ def _declared_size(headers: HeaderList) -> int:
 
 def _too_large(limit: int) -> Refused:
     return Refused(413, f"Request body is larger than {limit} bytes")
-
-
-def without_prefix(scope: Scope) -> tuple[str, bytes]:
-    """Return path and raw path as a Bento sees them: without the Deployment's route prefix (decision 24).
-
-    A path that only begins with the same letters as the prefix is not under it, and stays as it is.
-    """
-    prefix: str = scope.get("root_path", "").rstrip("/")
-    path: str = scope["path"]
-    raw: bytes = (scope.get("raw_path") or quote(path).encode()).split(b"?", 1)[0]
-    if prefix and f"{path}/".startswith(f"{prefix}/"):
-        path = path[len(prefix) :]
-        raw = _after(raw, prefix.encode()) or quote(path).encode()
-    return path or "/", raw or b"/"
-
-
-def _after(raw: bytes, prefix: bytes) -> bytes:
-    """Return what follows `prefix` in a percent-encoded path, encoded as it was; nothing if it begins otherwise."""
-    start = re.match(rb"(?:%%[0-9A-Fa-f]{2}|.){%d}" % len(prefix), raw, re.DOTALL)
-    return raw[start.end() :] if start and unquote_to_bytes(start[0]) == prefix else b""
 
 
 class PassThrough:

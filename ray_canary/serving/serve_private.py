@@ -93,6 +93,10 @@ class HandleTransport:
     def use(self, terms: Terms) -> None:
         """Do nothing: a replica itself refuses what is too much, and Serve then asks another one."""
 
+    def undecided(self, call: Call) -> bool:
+        """Whether no replica has accepted a call yet, nor refused it for good."""
+        return isinstance(call, HandleCall) and not call._responses._replica_result_future.done()
+
     def drains(self, call: Call) -> bool:
         """Whether the replica that has `call` takes no other ones any more."""
         actor = call.actor_id if isinstance(call, HandleCall) else None
@@ -128,7 +132,8 @@ class HandleTransport:
     def addresses(self) -> Mapping[str, Address]:
         """Return where each routable replica's own HTTP server listens; empty where Serve opens none."""
         router = self._router.request_router
-        if router is None or not self._router._deployment_available:
+        if router is None or not self._router._deployment_available or RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
+            # In a thread of its own an app can't notice that its client has left, unless Serve watches for it.
             return _NOWHERE
         current = self._replicas(router)
         if current is not self._addressed:

@@ -96,6 +96,9 @@ class Known(Scaled, Protocol):
     def addresses(self) -> Mapping[str, Address]:
         """Return where each routable replica listens, by its id; the same object as long as nothing has changed."""
 
+    def undecided(self, call: Call) -> bool:
+        """Whether a call still waits for a replica to take it."""
+
     def introduce(self, replica: str) -> Awaitable[bytes]:
         """Ask one replica for the secret that lets requests in to it. Raises whatever Serve or Ray raises."""
 

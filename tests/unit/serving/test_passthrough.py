@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_canary.serving.http import Message
-from ray_canary.serving.passthrough import CutOff, without_prefix
+from ray_canary.serving.http import Message, without_prefix
+from ray_canary.serving.passthrough import CutOff
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import HeaderList, Request
 from tests.unit.serving.fakes import (
