@@ -186,8 +186,8 @@ class DirectTransport:
         """Whether a request may find a place at a replica at once.
 
         Each ingress replica has its part of the places, and leaves the rest to those that wait by handle: its own come
-        before what comes later. A queue grants as many requests as there are places, but not where: of several replicas, only
-        Serve's handle finds the one with a place left.
+        before what comes later. A queue grants as many requests as there are places, but not where: of several
+        replicas, only Serve's handle finds the one with a place left.
         """
         while self._overflow and not self.by_handle.undecided(self._overflow[0]):
             self._overflow.popleft()
