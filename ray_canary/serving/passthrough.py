@@ -66,6 +66,9 @@ _SERVES_OWN: Final = frozenset(
 #: Bytes of a body that are read before the request is sent on; of a larger one the rest follows as it comes.
 BEGINNING: Final = 256 * 1024
 
+#: Digits of a Content-Length from which a body may be larger than that.
+_LARGE: Final = len(str(BEGINNING))
+
 #: A Content-Length of more digits is no size of anything.
 _MAX_DIGITS: Final = 20
 
@@ -125,6 +128,12 @@ def _declared_size(headers: HeaderList) -> int:
     return int(size)
 
 
+def _may_be_large(headers: HeaderList) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and len(value) >= _LARGE) for name, value in headers
+    )
+
+
 def _too_large(limit: int) -> Refused:
     return Refused(413, f"Request body is larger than {limit} bytes")
 
@@ -163,8 +172,10 @@ class PassThrough:
             pinned = self._gate.admit(scope["headers"], dispatcher.settings, dispatcher.targets)
             unnoticed = any(name == _DISCONNECT_DISABLED for name, _ in scope["headers"])
             # Who watches for the client's leaving waits for it in `receive`, where no body may come any more.
-            self._hold_back(receive)
-            request = await self._read(dispatcher, scope, receive, None if unnoticed else BEGINNING)
+            enough = None if unnoticed else BEGINNING
+            if not unnoticed and _may_be_large(scope["headers"]):
+                self._hold_back(receive)
+            request = await self._read(dispatcher, scope, receive, enough)
         except Refused as error:
             await send_error(send, error.status, str(error), error.headers)
             return
