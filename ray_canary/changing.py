@@ -189,6 +189,6 @@ def _weights(texts: tuple[str, ...]) -> dict[str, int]:
 
 def _weight(text: str) -> tuple[str, int]:
     key, equals, weight = text.partition("=")
-    if not equals or not (weight.isascii() and weight.isdigit()):
+    if not key or not equals or not (weight.isascii() and weight.isdigit()):
         raise ConfigError.of(f"{text!r} is not VERSION=WEIGHT with a whole number from 0 to 100, like a=30")
     return key, int(weight)

@@ -303,7 +303,7 @@ def rollback(
         before = cluster.state()
         live = before.live().get(name)
         now = _kept(live, revisions) if live else None
-        wanted = _goal(revisions(name), to, now.number if now else None)
+        wanted = _goal(name, revisions(name), to, now.number if now else None)
         release = restore(wanted.release, before)
         fitting.check_release(release, before)
         Rollout(cluster, report, revisions).put(
@@ -368,8 +368,11 @@ def apply_plan(
         live = state.live().get(planned.name)
         if live is not None and keeper is not None and not live.rejected:
             _kept(live, keeper)
-        for sentence in _stuck(planned, cluster, state) if check_fit else ():
-            notice(sentence)
+        if check_fit:
+            fitting.check_conflicts(adopt(planned, state), state)
+            fitting.check_fit(adopt(planned, state), state, cluster.resources())
+            for sentence in _stuck(planned, cluster, state):
+                notice(sentence)
         Rollout(cluster, report, keeper).deploy(planned, check_fit=check_fit, wait=wait, timeout_s=timeout)
     return Deployment(planned.name, cluster)
 
@@ -486,10 +489,13 @@ def _kept(live: Live, keeper: Keeper) -> Revision:
     return kept.active(live) or kept.get(kept.add(there, "found on the cluster"))
 
 
-def _goal(kept: Revisions, to: int | None, active: int | None) -> Revision:
+def _goal(name: str, kept: Revisions, to: int | None, active: int | None) -> Revision:
     if to is not None:
         return kept.get(to)
-    earlier = [one for one in kept.all() if active is None or one.number < active]
+    revisions = kept.all()
+    if not revisions:
+        raise NotFound(f"There is no Deployment {name!r}, and no revision of one")
+    earlier = [one for one in revisions if active is None or one.number < active]
     if not earlier:
         raise NotFound("There is no earlier revision to go back to")
     return earlier[-1]
@@ -505,6 +511,9 @@ def check_promotable(live: Live, version: str) -> None:
     if live.single:
         raise Conflict(f"{live.name} is in the single-application form, in which a version can't be promoted")
     versions = live.settings.split.weights
+    if version == MAIN:
+        hint = f"the versions are {', '.join(versions) or 'none'}"
+        raise ConfigError.of("main is main already", path="VERSION", hint=hint)
     if version not in versions and not is_promoted(live, version):
         hint = did_you_mean(version, versions) or f"the versions are {', '.join(versions) or 'none'}"
         raise ConfigError.of(f"{version!r} is not a version of {live.name}", path="VERSION", hint=hint)
@@ -515,7 +524,9 @@ def _promoted(release: Release, live: Live, version: str) -> Release:
     targets = {key: target for key, target in settings.targets.items() if key != version}
     targets[MAIN] = settings.targets[version]
     weights = {key: weight for key, weight in settings.split.weights.items() if key != version}
-    split = settings.split.model_copy(update={"weights": weights})
+    # Without versions nothing is split: the file then says nothing of it, and what it compiles to is the same.
+    alone = {} if weights else {"route_type": "random", "route_by": None}
+    split = settings.split.model_copy(update={"weights": weights, **alone})
     file = promoted_file(live.file(), live, version) if settings.file else None
     changed = {"targets": targets, "split": split, "file": compile.without_weights(file) if file else None}
     return release.with_settings(settings.model_copy(update=changed))

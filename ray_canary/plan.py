@@ -232,6 +232,9 @@ class _Resolver:
         entry = services[bento.entry_service]
         if bento.has_tasks and (warning := _task_warning(key, f"{place}services.{entry.name}.scaling", entry.scaling)):
             self._warnings.append(warning)
+        prefix = self._file.ray.route_prefix
+        if bento.has_tasks and prefix != "/" and _prefix_warning(prefix) not in self._warnings:
+            self._warnings.append(_prefix_warning(prefix))
         return TargetPlan(
             deployment=self._file.name,
             key=key,
@@ -462,6 +465,14 @@ def free_name(name: str, taken: Container[str]) -> str:
     """Return `name`, with the lowest number from 2 that makes it free if it is taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
+def _prefix_warning(prefix: str) -> str:
+    """Say that BentoML's clients lose a task under a route prefix."""
+    return (
+        f"ray.route_prefix: BentoML's clients submit tasks without {prefix}, and don't find this Deployment's. Call "
+        f"POST {prefix}/<task>/submit and GET {prefix}/<task>/status over HTTP, or deploy it at /"
+    )
 
 
 def _task_warning(key: str, path: str, scaling: ScalingPlan) -> str | None:

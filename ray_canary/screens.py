@@ -263,11 +263,11 @@ def weight_change(change: WeightChange) -> None:
         for key in keys
         if change.before.get(key, 0) != change.after.get(key, 0)
     ]
-    if not moves:
+    if not moves and not change.moved:
         out.print("Weights: no change.")
         return
     out.print(
-        f"Weights: {', '.join(moves)}. Of all keys, {change.moved:.1%} change their version "
+        f"Weights: {', '.join(moves) or 'no change'}. Of all keys, {change.moved:.1%} change their version "
         f"(under any scheme at least {change.least:.1%})."
     )
 

@@ -6,7 +6,7 @@ this user can enter, since inner services unpickle what they are sent.
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -36,15 +36,15 @@ _LAST_CALLS_S: Final = 5
 class Bridge:
     """Unix sockets for the services that one replica depends on."""
 
-    def __init__(self, folder: Path, connect: Mapping[str, Callable[[], Transport]]) -> None:
-        """Prepare sockets in `folder`, which is made; `connect` makes the way to each service."""
+    def __init__(self, folder: Path, inner: Mapping[str, Transport]) -> None:
+        """Prepare sockets in `folder`, which is made; `inner` has the way to each service."""
         self._folder = folder
-        self._connect = connect
+        self._inner = inner
         self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     def runner_map(self) -> dict[str, str]:
         """Return the URL of every service, as BentoML's runner map wants it."""
-        return {name: self._socket(number).as_uri() for number, name in enumerate(self._connect)}
+        return {name: self._socket(number).as_uri() for number, name in enumerate(self._inner)}
 
     def _socket(self, number: int) -> Path:
         return self._folder / f"{number}.sock"
@@ -52,10 +52,10 @@ class Bridge:
     async def start(self) -> None:
         """Open the sockets; a caller may connect at once."""
         self._folder.mkdir(mode=0o700)
-        for number, connect in enumerate(self._connect.values()):
+        for number, transport in enumerate(self._inner.values()):
             server = _Server(
                 uvicorn.Config(
-                    Forward(connect()),
+                    Forward(transport),
                     lifespan="off",
                     log_config=None,
                     access_log=False,

@@ -146,8 +146,13 @@ def service_deployment(service: ServicePlan, target: TargetPlan, prefix: str = "
         "rolling_update_percentage": service.rollout.rolling_update_percentage,
         "graceful_shutdown_timeout_s": service.graceful_shutdown_timeout_s,
         "autoscaling_config": service.scaling.model_dump(mode="json"),
+        "user_config": {"sleepers": [name for name in service.depends if _sleeps(target.services[name])]},
         "ray_actor_options": {**service.resources, "runtime_env": {"env_vars": service.envs, **isolation(target)}},
     }
+
+
+def _sleeps(service: ServicePlan) -> bool:
+    return service.scaling.min_replicas == 0
 
 
 def isolation(target: TargetPlan) -> Config:

@@ -23,7 +23,7 @@ from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import Receive, Scope, Send, error_body
 from ray_canary.serving.redaction import Redactor
 from ray_canary.serving.serve_private import HandleTransport, node_address
-from ray_canary.serving.transport import Transport
+from ray_canary.serving.sleeping import Awake, Inner
 from ray_canary.serving.websocket_host import Socket
 from ray_canary.serving.wire import Head, Request
 
@@ -47,8 +47,9 @@ class BentoHost:
         self._folder = OwnFolder()
         self._door = Door()
         self._hide = Redactor()
-        connect = {name: partial(self.connect, handle) for name, handle in depends.items()}
-        self._bridge = Bridge(self._folder.path / "bridge", connect)
+        inner = {name: self.connect(handle) for name, handle in depends.items()}
+        self._awake = Awake(inner, self.first)
+        self._bridge = Bridge(self._folder.path / "bridge", inner)
         try:
             await self._start(bento, service, config_overrides, wanted)
         except (Exception, SystemExit) as error:
@@ -91,13 +92,24 @@ class BentoHost:
                 await self._clean_up()
 
     async def _clean_up(self) -> None:
+        self._awake.stop()
         try:
             await self._bridge.stop()
         finally:
             self._folder.remove()
 
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Hold those inner services awake that `sleepers` names; the first time, wait until they are."""
+        await self._awake.use(user_config.get("sleepers") or ())
+
     @staticmethod
-    def connect(handle: DeploymentHandle[Any]) -> Transport:
+    def first() -> bool:
+        """Whether this is the first replica of its service, as Serve numbers them."""
+        rank = serve.get_replica_context().rank
+        return rank is not None and rank.rank == 0
+
+    @staticmethod
+    def connect(handle: DeploymentHandle[Any]) -> Inner:
         """Return the way to an inner service."""
         return HandleTransport(handle.app_name, handle.deployment_name)
 

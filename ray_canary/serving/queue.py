@@ -116,7 +116,9 @@ class Tickets:
         self._limits = Limits(concurrency=1, max_depth=0)
         self._settles_at = now + SETTLE_S
         self._settled = False
-        self._releases: deque[float] = deque(maxlen=_RELEASES)
+        #: Seconds between one release and the next, while somebody waited; and the last such release.
+        self._gaps: deque[float] = deque(maxlen=_RELEASES)
+        self._released: float | None = None
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -174,7 +176,13 @@ class Tickets:
                 client.drop(ticket)
             elif ticket in client.held:
                 client.held.discard(ticket)
-                self._releases.append(now)
+                self._pace(now)
+
+    def _pace(self, now: float) -> None:
+        """Note how long a release took, unless nobody waited for it."""
+        if self._released is not None:
+            self._gaps.append(now - self._released)
+        self._released = now if self.depth else None
 
     def _refuse_overflow(self, client: _Client, newest_first: list[tuple[float, int]]) -> None:
         excess = self.depth - self._limits.max_depth
@@ -249,11 +257,15 @@ class Tickets:
         return reply
 
     def retry_after_s(self, now: float) -> int:
-        """Return in how many seconds, as the queue drains now, everybody who waits will have had their turn."""
-        took = now - self._releases[0] if self._releases else 0.0
-        if took <= 0:
+        """Return in how many seconds, as the queue drains now, everybody who waits will have had their turn.
+
+        At the pace of the last releases; a release that is late by now makes it slower.
+        """
+        late = max(0.0, now - self._released) if self._released is not None else 0.0
+        gaps = [*self._gaps, late] if late > sum(self._gaps) / max(1, len(self._gaps)) else self._gaps
+        if not gaps:
             return 1
-        return min(max(math.ceil(self.depth * took / len(self._releases)), 1), _LONGEST_RETRY_S)
+        return min(max(math.ceil(self.depth * sum(gaps) / len(gaps) - 1e-9), 1), _LONGEST_RETRY_S)
 
     def everything(self) -> dict[str, tuple[frozenset[int], frozenset[int]]]:
         """Return what each client has waiting and what it holds; for tests."""

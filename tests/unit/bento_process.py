@@ -21,8 +21,9 @@ import uvicorn
 
 from ray_canary.serving.bridge import Forward
 from ray_canary.serving.host import BentoHost
+from ray_canary.serving.sleeping import Inner
 from ray_canary.serving.tasks import Place
-from ray_canary.serving.transport import Call, NotSent, Transport
+from ray_canary.serving.transport import Call, NotSent
 from ray_canary.serving.wire import Head, Request
 
 
@@ -52,6 +53,9 @@ class _Transport:
     routable = 1
     seen = True
     place = ("application", "deployment")
+
+    def waits(self, by: int) -> None:
+        """Nothing scales here."""
 
 
 class LocalTransport(_Transport):
@@ -91,7 +95,7 @@ class Host(BentoHost):
     """A host that reaches inner services over HTTP instead of Serve handles."""
 
     @staticmethod
-    def connect(handle: Any) -> Transport:
+    def connect(handle: Any) -> Inner:
         """Return the way to an inner service; `handle` is its URL."""
         return HTTPTransport(handle)
 

@@ -165,6 +165,7 @@ def test_every_block_is_there_in_the_same_order_whatever_the_file_says(store: Be
             "rolling_update_percentage",
             "graceful_shutdown_timeout_s",
             "autoscaling_config",
+            "user_config",
             "ray_actor_options",
         ]
         assert list(deployment["autoscaling_config"]) == [
