@@ -19,13 +19,15 @@ FIRST = 50
 
 @pytest.fixture(scope="module")
 def cluster(shared: RealCluster) -> RealCluster:
-    """`main` has no queue, `a` has one; both go to zero as soon as nobody asks for anything."""
+    """`main` has no queue, `a` has one; both go to zero as soon as nobody asks for anything, inner service and all."""
     file = probe({"a": 50}, envs={key: {"PROBE_START_S": str(START_S)} for key in ("main", "a")})
     traffic = {"timeout": TIMEOUT_S, "concurrency": 100}
     file["services"]["Probe"] = {
         "config_overrides": {"resources": {"cpu": "100m"}, "traffic": traffic},
         "scaling": {"min_replicas": 0, "max_replicas": 1, "policy": {"scale_down_stabilization_window": 0}},
     }
+    inner = {"min_replicas": 0, "max_replicas": 1, "policy": {"scale_down_stabilization_window": 0}}
+    file["services"]["Letters"] = {"config_overrides": {"resources": {"cpu": "100m"}}, "scaling": inner}
     queue = {"traffic": {"external_queue": True, "concurrency": 100}}
     file["canary"]["versions"]["a"]["services"] = {"Probe": {"config_overrides": queue}}
     shared.serve_deploy(shared.build(file))
@@ -74,3 +76,25 @@ def test_asking_whether_it_is_ready_wakes_main(cluster: RealCluster) -> None:
     until_asleep(cluster, "probe-main")
     assert httpx.get(f"{cluster.url}/readyz", timeout=120).status_code == 200
     assert cluster.pids("probe-main", "Probe")
+
+
+def test_an_inner_service_at_zero_wakes_with_its_caller_and_stays_awake_as_long(cluster: RealCluster) -> None:
+    until_asleep(cluster, "probe-main")
+    wait_for(lambda: not cluster.pids("probe-main", "Letters"), "the inner service stands at zero too", 120)
+
+    async def count_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=cluster.url, timeout=120) as http:
+            asked = [http.post("/count", params={"feature": key_for("main")}, json={"text": "abc"}) for _ in range(10)]
+            return await asyncio.gather(*asked)
+
+    answers = asyncio.run(count_at_once())
+    assert [(answer.status_code, answer.text) for answer in answers] == [(200, "3")] * 10
+    inner = cluster.pids("probe-main", "Letters")
+    assert len(inner) == 1
+    # Longer than Serve looks back before it scales down: only the caller is used, and the inner service stays.
+    began = time.monotonic()
+    with httpx.Client(base_url=cluster.url, timeout=30, params={"feature": key_for("main")}) as http:
+        while time.monotonic() - began < 45:
+            assert http.post("/sleep", json={"seconds": 0.2}).status_code == 200
+    assert cluster.pids("probe-main", "Letters") == inner
+    assert httpx.post(f"{cluster.url}/count", params={"feature": key_for("main")}, json={"text": "ab"}).text == "2"

@@ -116,6 +116,24 @@ def test_deploy_weights_promote_and_rollback_in_a_row_fail_no_request_and_restar
     shared.clear()
 
 
+def test_who_promotes_the_last_version_and_deploys_the_file_by_plain_serve_can_roll_back(shared: RealCluster) -> None:
+    path = Path(shared.write("light.yaml", file({"a": 0})))
+    shared.canary("deploy", "-f", str(path))
+    first = active(shared)
+    said = shared.canary("promote", NAME, "a", "-f", str(path)).stdout
+    assert "Of all keys, 100.0% change their version" in said
+    promoted = active(shared)
+    shared.canary("build", "-f", str(path), "-o", "canary.yaml")
+    shared.serve_deploy(str(shared.work / "canary.yaml"))
+    shared.until_ready(NAME)
+    assert active(shared) == promoted, "it is what promote had made"
+    shared.canary("rollback", NAME)
+    assert weights(shared) == {"main": 100, "a": 0}
+    assert get(shared, NAME)["bento"] == "fragile:v1"
+    assert active(shared) not in (first, promoted)
+    shared.clear()
+
+
 def test_a_bad_weight_change_is_rolled_back_by_one_command_and_reaches_the_last_ingress_replica_within_a_second(
     shared: RealCluster,
 ) -> None:
