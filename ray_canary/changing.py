@@ -11,6 +11,7 @@ from ray_canary.errors import ConfigError
 from ray_canary.history import differences, history_of
 from ray_canary.options import address as _address
 from ray_canary.options import output as _output
+from ray_canary.promotion import check_promotable, is_promoted, promoted_file
 from ray_canary.screens import out
 from ray_canary.serving.rollout import Progress
 
@@ -63,13 +64,13 @@ def promote(name: str, version: str, file: str | None, now: bool, timeout: float
     live = deployment.accepted(deployment.get(name, address).live)
 
     def edit(data: Mapping[str, Any]) -> dict[str, Any]:
-        if deployment.is_promoted(live, version) or _has_arm(data, live.settings.targets[version].arm):
+        if is_promoted(live, version) or _has_arm(data, live.settings.targets[version].arm):
             return dict(data)
         if version not in ((data.get("canary") or {}).get("versions") or {}):
             raise ConfigError.of(f"{version!r} is not a version in this file", str(file), path="canary.versions")
-        return deployment.promoted_file(data, live, version)
+        return promoted_file(data, live, version)
 
-    deployment.check_promotable(live, version)
+    check_promotable(live, version)
     with _FileEdit(file, name, edit):
         change = deployment.promote(
             name, version, address, at_once=now, timeout=timeout, report=_report(), notice=screens.notice

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ray_canary import __version__, changing, deployment, screens
 from ray_canary.config import DeploymentFile
+from ray_canary.description import describe
 from ray_canary.errors import ConfigError, RayCanaryError
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
@@ -129,7 +130,7 @@ def build(file: str, target: str, single_application: bool, instance_types: str 
 def get(name: str, address: str | None, output: str) -> None:
     """Show a Deployment: configured weights, weights in force, replicas, and what is wrong."""
     found = deployment.get(name, address)
-    about = deployment.describe(live := found.live, found.ways())
+    about = describe(live := found.live, found.ways())
     if output == "table":
         screens.deployment(live, about)
     else:
@@ -145,7 +146,7 @@ def list_(address: str | None, output: str) -> None:
     if output == "table":
         screens.listing(lives)
     else:
-        screens.data([deployment.describe(live) for live in lives], output)
+        screens.data([describe(live) for live in lives], output)
 
 
 for _command in (changing.weights, changing.promote, changing.rollback, changing.revisions, changing.diff):

@@ -15,14 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_canary import config, edits
+from ray_canary import config
 from ray_canary.bentos import BentoStore, store_path
+from ray_canary.description import describe
 from ray_canary.errors import ClusterError, ConfigError, Conflict, NotFound, Problem
 from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
 from ray_canary.plan import MAIN, Plan, resolve
+from ray_canary.promotion import check_promotable, is_promoted, promoted
 from ray_canary.requirements import Environment
-from ray_canary.serving import compile, fitting, rollout, ways
+from ray_canary.serving import fitting, rollout, ways
 from ray_canary.serving.adoption import adopt, restore
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.lease import Lease
@@ -30,7 +32,7 @@ from ray_canary.serving.release import Release
 from ray_canary.serving.revisions import Revision, Revisions
 from ray_canary.serving.rollout import Options, Report, Rollout
 from ray_canary.serving.settings import IngressSettings
-from ray_canary.serving.state import ApplicationState, Live, OnCluster
+from ray_canary.serving.state import Live, OnCluster
 from ray_canary.splitter import least_move, moved_share
 
 ConfigFile = str | Path
@@ -270,7 +272,7 @@ def promote(
         check_promotable(live, version)
         base = _base(live, revisions)
         # One that was killed after its last but one step has left main's old version behind.
-        release = base if is_promoted(live, version) else _promoted(base, live, version)
+        release = base if is_promoted(live, version) else promoted(base, live, version)
         options = Options(at_once=at_once, whole=False, timeout_s=timeout)
         Rollout(cluster, report, revisions).put(release, before, f"promote {version}", options)
     return _weight_change(live, release.settings)
@@ -383,66 +385,6 @@ def _stuck(planned: Plan, cluster: Cluster, state: OnCluster) -> tuple[str, ...]
     return fitting.stuck(adopt(planned, state), state, cluster.resources(), found) if state.applications else ()
 
 
-def describe(live: Live, travels: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return what there is to know about a live Deployment, as plain data; `travels` is what `Deployment.ways` says."""
-    if live.rejected:
-        return {
-            "name": live.name,
-            "status": {"status": live.status, "updated_at": live.ingress.deployed_at},
-            "endpoint_urls": [live.url],
-            "split": {"rejected": live.rejected},
-            "ingress": {"replicas": _replicas(live.ingress.deployments.get("Ingress"))},
-        }
-    effective = live.effective()
-    split = live.settings.split
-    return {
-        "name": live.name,
-        "bento": live.settings.targets[MAIN].bento,
-        "config": live.file(),
-        "status": {"status": live.status, "updated_at": live.ingress.deployed_at},
-        "endpoint_urls": [live.url],
-        "split": {"route_type": split.route_type, "route_by": split.route_by, "scheme": split.scheme},
-        "targets": {
-            key: {
-                "bento": target.settings.bento,
-                "application": target.settings.application or live.name,
-                "status": target.status,
-                "ready": target.ready,
-                "weight": target.weight,
-                "effective_weight": effective[key],
-                "replicas": _replicas(target.entry),
-                "transport": (travels or {}).get(key),
-                "secrets": _secret_names(live, key, target.application),
-                "message": target.application.failure or target.application.trouble if target.application else None,
-            }
-            for key, target in live.targets.items()
-        },
-        "ingress": {"replicas": _replicas(live.ingress.deployments.get("Ingress"))},
-        "revision": live.settings.revision,
-        "beside": [
-            {"application": one.name, "status": one.status, "message": one.failure or one.trouble}
-            for one in live.beside
-        ],
-    }
-
-
-def _replicas(deployment: Any) -> builtins.list[dict[str, Any]]:
-    if deployment is None:
-        return []
-    return [{"id": one.id, "state": one.state, "pid": one.pid, "node_id": one.node_id} for one in deployment.replicas]
-
-
-def _secret_names(live: Live, key: str, application: ApplicationState | None) -> builtins.list[str]:
-    """Return the names of the secrets that a target's replicas look up."""
-    args = (application.config if application else None) or {}
-    args = args.get("args") or {}
-    if not live.single:
-        return [secret["name"] for secret in args.get("secrets") or ()]
-    versions = (args.get("canary") or {}).get("versions") or {}
-    own = (versions.get(key) or {}).get("secrets") or ()
-    return [*dict.fromkeys((*(args.get("secrets") or ()), *own))]
-
-
 def find(cluster: Cluster, name: str) -> Live:
     """Return a Deployment as the cluster has it. Raises NotFound."""
     return _found(cluster.state(), name)
@@ -499,53 +441,6 @@ def _goal(name: str, kept: Revisions, to: int | None, active: int | None) -> Rev
     if not earlier:
         raise NotFound("There is no earlier revision to go back to")
     return earlier[-1]
-
-
-def is_promoted(live: Live, version: str) -> bool:
-    """Return whether what was version `version` is main already: its arm went with it."""
-    return version not in live.settings.split.weights and live.settings.targets[MAIN].arm == version
-
-
-def check_promotable(live: Live, version: str) -> None:
-    """Raise if a version can't become main: Conflict or ConfigError. One that is main already can."""
-    if live.single:
-        raise Conflict(f"{live.name} is in the single-application form, in which a version can't be promoted")
-    versions = live.settings.split.weights
-    if version == MAIN:
-        hint = f"the versions are {', '.join(versions) or 'none'}"
-        raise ConfigError.of("main is main already", path="VERSION", hint=hint)
-    if version not in versions and not is_promoted(live, version):
-        hint = did_you_mean(version, versions) or f"the versions are {', '.join(versions) or 'none'}"
-        raise ConfigError.of(f"{version!r} is not a version of {live.name}", path="VERSION", hint=hint)
-
-
-def _promoted(release: Release, live: Live, version: str) -> Release:
-    settings = release.settings
-    targets = {key: target for key, target in settings.targets.items() if key != version}
-    targets[MAIN] = settings.targets[version]
-    weights = {key: weight for key, weight in settings.split.weights.items() if key != version}
-    # Without versions nothing is split: the file then says nothing of it, and what it compiles to is the same.
-    alone = {} if weights else {"route_type": "random", "route_by": None}
-    split = settings.split.model_copy(update={"weights": weights, **alone})
-    file = promoted_file(live.file(), live, version) if settings.file else None
-    changed = {"targets": targets, "split": split, "file": compile.without_weights(file) if file else None}
-    return release.with_settings(settings.model_copy(update=changed))
-
-
-def promoted_file(file: Mapping[str, Any], live: Live, version: str) -> dict[str, Any]:
-    """Return a Deployment file in which a version of a live Deployment is main. Raises KeyError if it lacks it."""
-    staying = {key: target for key, target in live.settings.targets.items() if key not in (MAIN, version)}
-    new = live.settings.targets[version]
-    targets = {MAIN: new, **staying}
-    states = (live.applications.get(target.application or "") for target in live.settings.targets.values())
-    return edits.promoted(
-        file,
-        version,
-        bento=new.bento,
-        applications={key: target.application or "" for key, target in targets.items()},
-        arms={key: target.arm for key, target in targets.items()},
-        services={one["name"] for state in states if state for one in (state.config or {}).get("deployments") or ()},
-    )
 
 
 def _weight_change(live: Live, after: IngressSettings) -> "WeightChange":

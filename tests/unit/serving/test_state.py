@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ray_canary import config, deployment
+from ray_canary import config
 from ray_canary.bentos import BentoStore
+from ray_canary.description import describe
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan, resolve
@@ -139,7 +140,7 @@ def test_a_failure_is_told_in_the_bentos_own_words(plan: Plan) -> None:
     application = found.targets["a"].application
     assert application is not None
     assert application.failure == OWN_WORDS
-    assert deployment.describe(found)["targets"]["a"]["message"] == OWN_WORDS
+    assert describe(found)["targets"]["a"]["message"] == OWN_WORDS
 
 
 def test_while_serve_tries_again_the_failure_is_trouble(plan: Plan) -> None:
@@ -217,7 +218,7 @@ def test_a_rejected_split_is_told_and_a_running_ingress_is_unhealthy_but_a_fresh
     fresh = live(plan, d=ingress(plan, bad(plan), shape.replica("STARTING")))
     assert running.rejected == fresh.rejected == "split.weights.a: 140 is not a whole number from 0 to 100"
     assert (running.status, fresh.status) == ("unhealthy", "failed")
-    about = deployment.describe(running)
+    about = describe(running)
     assert about["split"] == {"rejected": running.rejected}
     assert about["endpoint_urls"] == ["http://127.0.0.1:8000"]
     with pytest.raises(ValidationError):
@@ -264,7 +265,7 @@ def test_in_one_application_every_version_has_a_state_of_its_own(plan: Plan) -> 
     assert found.single
     assert {key: target.status for key, target in found.targets.items()} == {"main": "running", "a": "failed"}
     assert found.effective() == {"main": 100, "a": 0}
-    about = deployment.describe(found)["targets"]
+    about = describe(found)["targets"]
     assert (about["main"]["message"], about["a"]["message"]) == (None, OWN_WORDS)
     assert about["a"]["application"] == "d"
     assert found.file() == plan.file
