@@ -428,7 +428,7 @@ def _kept(live: Live, keeper: Keeper) -> Revision:
     """Return the revision that is deployed; what was deployed by other means becomes one, so that one can go back."""
     kept = keeper(live.name)
     there = kept.there(accepted(live))
-    return kept.active(live) or kept.get(kept.add(there, "found on the cluster"))
+    return kept.active(live) or kept.halfway(live) or kept.get(kept.add(there, "found on the cluster"))
 
 
 def _goal(name: str, kept: Revisions, to: int | None, active: int | None) -> Revision:

@@ -4,7 +4,7 @@ A plan compiles into one, a revision keeps one, and a live Deployment is one. Pu
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +76,11 @@ class Release:
     def version(self, application: str | None) -> Config | None:
         """Return a version's application by its name."""
         return next((one for one in self.versions if one["name"] == application), None)
+
+    def with_versions(self, others: Iterable[Config]) -> "Release":
+        """Return it with others of its applications, by their names, where there are any; it gets no new ones."""
+        by_name = {one["name"]: one for one in others}
+        return replace(self, versions=tuple(copy.deepcopy(by_name.get(one["name"], one)) for one in self.versions))
 
     def shares(self) -> dict[str, int]:
         """Return the percentage of requests that each version's application gets."""

@@ -48,6 +48,7 @@ class Revisions:
         self._deployment = deployment
         self._prefix = f"revision/{deployment}/"
         self._raised = f"raised/{deployment}"
+        self._begun = f"begun/{deployment}"
 
     def all(self) -> list[Revision]:
         """Return every revision that is kept, the oldest first."""
@@ -73,6 +74,26 @@ class Revisions:
         numbered = [one for one in revisions if one.number == live.settings.revision]
         return next((one for one in [*numbered, *reversed(revisions)] if one.release.same_as(there)), None)
 
+    def begin(self, half: Release) -> None:
+        """Keep what a change makes of a Deployment in its first step; it ends with `add`."""
+        newest = self._newest()
+        self._store.put(self._begun, {"release": half.record(), "after": newest.number if newest else 0})
+
+    def halfway(self, live: Live) -> Revision | None:
+        """Return what is deployed if it is what a change that was broken off has left: no revision to go back to.
+
+        It has the number that the change's own would have had, so the one before it is the one before the change.
+        """
+        begun = self._store.get(self._begun)
+        there = self.there(live)
+        if begun is None or not Release.from_record(begun["release"]).same_as(there):
+            return None
+        return _made(int(begun["after"]) + 1, "a change that was broken off", there)
+
+    def _newest(self) -> Revision | None:
+        revisions = self.all()
+        return revisions[-1] if revisions else None
+
     def there(self, live: Live) -> Release:
         """Return what is deployed, without the floors that a rollout has raised, or left behind when it was killed."""
         return Release.of_live(live).with_floors((self._store.get(self._raised) or {}).get("floors") or {})
@@ -88,6 +109,7 @@ class Revisions:
     def add(self, release: Release, cause: str) -> int:
         """Keep a release as the next revision, and return its number; the newest one is not kept twice."""
         revisions = self.all()
+        self._store.delete(self._begun)
         if revisions and revisions[-1].release.same_as(release):
             return revisions[-1].number
         number = (revisions[-1].number if revisions else 0) + 1

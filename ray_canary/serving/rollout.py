@@ -154,7 +154,7 @@ class Rollout:
         floors: tuple[capacity.Need, ...] = ()
         if live is not None and serves and options.wait and not options.at_once:
             floors = capacity.needs(live, release)
-            self._versions_first(release, before, floors, found, deadline)
+            self._versions_first(release, live, before, floors, found, deadline)
             release = replace(release, versions=tuple(capacity.kept(list(release.versions), floors)))
         if self._revisions is not None:
             release = release.numbered(self._revisions(release.name).add(release, cause))
@@ -176,6 +176,7 @@ class Rollout:
     def _versions_first(
         self,
         release: Release,
+        live: Live,
         before: OnCluster,
         floors: tuple[capacity.Need, ...],
         found: tuple[Change, ...],
@@ -185,6 +186,8 @@ class Rollout:
         short = any(need.short for need in floors)
         if not short and all(_there(before, one) for one in versions):
             return
+        if self._revisions is not None:
+            self._revisions(release.name).begin(Release.of_live(live).with_versions(release.versions))
         raised = versions != list(release.versions)
         if raised and self._revisions is not None:
             self._revisions(release.name).raising(release)

@@ -196,7 +196,9 @@ def test_a_command_that_is_killed_after_any_of_its_steps_and_run_again_loses_and
     started = len(json.loads(shared.canary("revisions", NAME, "-o", "json", code=None).stdout or "[]"))
     deploy(shared, before_it)
     if verb == "deploy":
-        shared.write("light.yaml", file({"a": 40, "b": 20}))
+        changed = file({"a": 40, "b": 20})
+        changed["canary"]["versions"]["a"]["envs"].append({"name": "CHANGED", "value": "1"})
+        shared.write("light.yaml", changed)
     if verb == "rollback":
         shared.canary("promote", NAME, "a")
     numbers = [one["revision"] for one in revisions(shared)]

@@ -73,6 +73,22 @@ def test_an_edit_of_the_least_number_of_replicas_is_a_revision_of_its_own(kept: 
     assert kept.add(scaled(release, "d-main", min_replicas=2, max_replicas=2), "deploy") == 2
 
 
+def test_what_a_change_that_was_broken_off_has_left_is_no_revision_and_stands_before_the_one_that_it_would_have_made(
+    kept: Revisions, release: Release, bento_store: BentoStore
+) -> None:
+    kept.add(release, "deploy")
+    wanted = Release.of(plan(bento_store, a="s:4", b="s:3"))
+    half = release.with_versions(wanted.versions)
+    kept.begin(half)
+    assert kept.active(live(half)) is None
+    found = kept.halfway(live(half))
+    assert found is not None
+    assert (found.number, found.release.same_as(half)) == (2, True)
+    assert kept.halfway(live(release)) is None
+    assert kept.add(wanted, "deploy") == 2
+    assert kept.halfway(live(half)) is None
+
+
 def test_a_number_that_somebody_else_has_just_taken_is_passed_over(
     kept: Revisions, store: MemoryStore, release: Release
 ) -> None:
