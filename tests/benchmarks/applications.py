@@ -24,7 +24,13 @@ _APPS = "tests.benchmarks.apps"
 
 
 def deployment(
-    name: str, versions: int, route_type: str = "random", ingress_replicas: int = 2, kind: str = "bento"
+    name: str,
+    versions: int,
+    *,
+    route_type: str = "random",
+    ingress_replicas: int = 2,
+    transport: str = "auto",
+    kind: str = "bento",
 ) -> dict[str, Any]:
     """Return a Deployment file; its versions are the applications `<kind>-<key>`."""
     keys = decision.keys(versions)
@@ -39,7 +45,7 @@ def deployment(
         "canary": {**canary, "versions": {key: {"bento": BENTO, "weight": weights[key]} for key in keys[1:]}},
         "ray": {
             "route_prefix": f"/{name}",
-            "ingress": {"num_replicas": ingress_replicas, "num_cpus": CPUS},
+            "ingress": {"num_replicas": ingress_replicas, "num_cpus": CPUS, "transport": transport},
             "applications": {key: f"{kind}-{key}" for key in keys},
         },
     }
@@ -53,11 +59,6 @@ def plan(home: Path, file: dict[str, Any]) -> Plan:
 def ingress(plan: Plan) -> Config:
     """Return ray-canary's ingress."""
     return compile.ingress_application(plan)
-
-
-def ingress_by_handle(plan: Plan) -> Config:
-    """Return ray-canary's ingress where it uses nothing but Serve handles."""
-    return {**compile.ingress_application(plan), "import_path": f"{_APPS}:ingress_by_handle"}
 
 
 def versions(plan: Plan) -> list[Config]:

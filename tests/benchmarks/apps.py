@@ -12,15 +12,11 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from ray_canary.serving import bento_app
-from ray_canary.serving.compile import INGRESS_DEPLOYMENT
 from ray_canary.serving.entry import entry
 from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.host import OwnFolder
 from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import Receive, Scope, Send
-from ray_canary.serving.ingress import Ingress
-from ray_canary.serving.serve_private import HandleTransport
-from ray_canary.serving.targets import Connections
 from ray_canary.serving.wire import Head, Request
 
 Args = dict[str, Any]
@@ -56,7 +52,7 @@ async def trivial(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-# ray-canary's own, otherwise. -----------------------------------------------------------------------------------------
+# Behind ray-canary's ingress. ----------------------------------------------------------------------------------------
 
 
 class TrivialHost:
@@ -84,19 +80,6 @@ def trivial_version(args: Args) -> Application:
     return _bound(args["service"], serve.ingress(lambda: entry)(TrivialHost))
 
 
-class HandleIngress(Ingress):
-    """ray-canary's ingress over Serve handles only, as where replicas have no ports of their own."""
-
-    def __init__(self, deployment: str) -> None:
-        super().__init__(deployment)
-        self._connections = Connections(HandleTransport)
-
-
-def ingress_by_handle(args: Args) -> Application:
-    """Build the ingress that uses handles only."""
-    return _bound(INGRESS_DEPLOYMENT, serve.ingress(lambda: entry)(HandleIngress), args["deployment"])
-
-
 # As anyone would write it. --------------------------------------------------------------------------------------------
 
 
@@ -120,7 +103,8 @@ class NaiveBento:
     def __init__(self, tag: str) -> None:
         import bentoml
 
-        self._bento: Any = bentoml.load(tag)()
+        service: Any = bentoml.load(tag)
+        self._bento = service()
 
     async def count(self, text: str) -> str:
         """Answer."""

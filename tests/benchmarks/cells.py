@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import applications, load, meter, stream
+from tests.benchmarks import applications, decision, load, meter, stream
 from tests.benchmarks.load import Load
 from tests.benchmarks.meter import Side
 from tests.benchmarks.outside import ALONE_PORT, bentoml_serve, nginx
@@ -53,9 +53,7 @@ class Stage:
     cells: tuple[Cell, ...]
 
 
-def _wrk(
-    name: str, sides: tuple[str, ...], load_: Load, metered: Callable[..., Sample] = meter.metered
-) -> Cell:
+def _wrk(name: str, sides: tuple[str, ...], load_: Load, metered: Callable[..., Sample] = meter.metered) -> Cell:
     return Cell(name, sides, lambda side, seconds: metered(side, lambda: load.send(load_, side.url, seconds)))
 
 
@@ -68,7 +66,7 @@ def _idle(*sides: str) -> Cell:
 
 
 def _names(count: int, kind: str = "bento") -> list[str]:
-    return [f"{kind}-{key}" for key in applications.decision.keys(count)]
+    return [f"{kind}-{key}" for key in decision.keys(count)]
 
 
 # The Bento, in front of it one thing or another. ----------------------------------------------------------------------
@@ -119,14 +117,14 @@ _BENTOS = Stage(
 @contextmanager
 def _splits(home: Path, folder: Path) -> Iterator[Sides]:
     sixteen = applications.plan(home, applications.deployment("canary16", 16))
-    ways = {"canary2": "random", "handle": "random", "header": "header", "query": "query"}
-    plans = {name: applications.plan(home, applications.deployment(name, 2, way)) for name, way in ways.items()}
-    by_handle = plans.pop("handle")
-    configs = [
-        *applications.versions(sixteen),
-        *(applications.ingress(plan) for plan in (sixteen, *plans.values())),
-        applications.ingress_by_handle(by_handle),
-    ]
+    files = (
+        applications.deployment("canary2", 2),
+        applications.deployment("header", 2, route_type="header"),
+        applications.deployment("query", 2, route_type="query"),
+        applications.deployment("handle", 2, transport="handle"),
+    )
+    plans = [sixteen, *(applications.plan(home, file) for file in files)]
+    configs = [*applications.versions(sixteen), *map(applications.ingress, plans)]
     with serving(home, configs, haproxy=True) as on_ray:
         yield {
             TWO: on_ray.side("canary2", _names(2)),

@@ -15,14 +15,15 @@ machine and writes this page; [`benchmarks.json`](benchmarks.json) holds every s
 
 {machine}
 
-Each side answers on loopback of the same machine, where the load comes from too: [wrk](https://github.com/wg/wrk) with one
-thread, and a small client in Python for streams. The sides of a row get their load one after the other, {rounds} rounds of
-{seconds} s for each, after a second that doesn't count. So all of them meet the same noise, and **the ratios are what
-counts**: absolute numbers belong to this machine. Logs, access logs included, are as each has them by default.
+Each side answers on loopback of the same machine, where the load comes from too: [wrk](https://github.com/wg/wrk)
+with one thread, and a small client in Python for streams. The sides of a row get their load one after the other,
+{rounds} rounds of {seconds} s for each, after a second that doesn't count. So all of them meet the same noise, and
+**the ratios are what counts**: absolute numbers belong to this machine. Logs, access logs included, are as each has
+them by default.
 
-Each field of a table has the median of the rounds, the least and the greatest, and the ratio of the median to that of the
-first column. CPU-seconds are those of the processes' own clocks; the busy cores are the whole machine's, wrk and HAProxy
-included. Requests that failed are counted where there were any.
+Each field of a table has the median of the rounds, the least and the greatest, and the ratio of the median to that of
+the first column. CPU-seconds are those of the processes' own clocks; the busy cores are the whole machine's, wrk and
+HAProxy included. Requests that failed are counted where there were any.
 """
 
 _GOALS = """\
@@ -38,30 +39,31 @@ _FAILURES = """\
 #: What each group is, whatever its numbers are.
 _ABOUT: Final = {
     "decision": (
-        "The splitter's own time for one request, in one process: with a key it hashes the key, at random it takes the next "
-        "version of a shuffled block."
+        "The splitter's own time for one request, in one process: with a key it hashes the key, at random it takes "
+        "the next version of a shuffled block."
     ),
     "bento": (
-        "The same Bento everywhere, in HAProxy mode with the throughput preset. Its API takes a text and answers with the "
-        "text's length, so that nearly all of the time is BentoML's, Serve's and ours. Plain Serve is one deployment that "
-        "hosts the Bento's ASGI app as a version of ray-canary does, with 2 replicas; nginx splits between two "
-        "`bentoml serve`; `bentoml serve` alone is one. The naive ingress is FastAPI and `await handle.remote(...)`, and its "
-        "two versions call the Bento as a Python object: BentoML's HTTP server, with all that it checks and counts, isn't in "
-        "it. Bodies are of 100 bytes unless a row says otherwise."
+        "The same Bento everywhere, in HAProxy mode with the throughput preset. Its API takes a text and answers "
+        "with the text's length, so that nearly all of the time is BentoML's, Serve's and ours. Plain Serve is one "
+        "deployment that hosts the Bento's ASGI app as a version of ray-canary does, with 2 replicas; nginx splits "
+        "between two `bentoml serve`; `bentoml serve` alone is one. The naive ingress is FastAPI and `await "
+        "handle.remote(...)`, and its two versions call the Bento as a Python object: BentoML's HTTP server, with "
+        "all that it checks and counts, isn't in it. Bodies are of 100 bytes unless a row says otherwise."
     ),
     "splits": (
-        "Several Deployments in front of the same 16 version applications of the Bento, all of them running, in HAProxy "
-        "mode: what differs is the split. In the row with keys, each request carries a key of its own, as header and as query "
-        "parameter. By handle means that the ingress sends its requests by Serve handle only, as where the replicas have no "
-        "ports of their own."
+        "Several Deployments in front of the same 16 version applications of the Bento, all of them running, in "
+        "HAProxy mode: what differs is the split. In the row with keys, each request carries a key of its own, as "
+        "header and as query parameter. By handle means `ray.ingress.transport: handle`, "
+        "as where the replicas have no ports of their own."
     ),
     "trivial": (
-        "An ASGI app that answers `ok` in the place of the Bento, in HAProxy mode: what is left is the layers themselves. "
-        "Where a column doesn't say otherwise, there are two replicas of the app, and two of an ingress."
+        "An ASGI app that answers `ok` in the place of the Bento, in HAProxy mode: what is left is the layers "
+        "themselves. Where a column doesn't say otherwise, there are two replicas of the app, and two of an "
+        "ingress."
     ),
     "defaults": (
-        "The same on Serve's defaults: its Python proxy, without the throughput preset. Replicas have no ports of their own "
-        "there, so that ray-canary sends its requests by handle."
+        "The same on Serve's defaults: its Python proxy, without the throughput preset. Replicas have no ports of "
+        "their own there, so that ray-canary sends its requests by handle."
     ),
 }
 

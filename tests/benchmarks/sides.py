@@ -83,7 +83,7 @@ def serving(home: Path, configs: list[Config], *, haproxy: bool) -> Iterator[OnR
 
 
 def _answers(route: str) -> bool:
-    """Return whether the Bento or the trivial app behind a route answers; HAProxy itself has a 404 for what isn't there."""
+    """Return whether the app behind a route answers; HAProxy has a 404 of its own for what isn't there."""
     url = f"http://127.0.0.1:{HTTP_PORT}{route}"
     try:
         with httpx.Client(timeout=5) as client:

@@ -34,7 +34,14 @@ def rates(name: str, **sides: list[Sample]) -> Measured:
 
 
 def run(*groups: Group) -> Results:
-    machine = {"date": "2026-01-01", "cores": "2", "processor": "a CPU", "memory": "8 GiB", "system": "Linux", "wrk": "4"}
+    machine = {
+        "date": "2026-01-01",
+        "cores": "2",
+        "processor": "a CPU",
+        "memory": "8 GiB",
+        "system": "Linux",
+        "wrk": "4",
+    }
     return Results(machine=machine, rounds=3, seconds=1, groups=list(groups))
 
 
@@ -219,7 +226,7 @@ def test_weights_add_up_at_every_number_of_versions(count: int) -> None:
 
 @pytest.mark.parametrize("route_type", ["random", "header", "query"])
 def test_deployments_are_legal(route_type: str) -> None:
-    config.parse(applications.deployment("bench", 16, route_type))
+    config.parse(applications.deployment("bench", 16, route_type=route_type))
 
 
 def test_every_cell_of_a_stage_has_a_name_of_its_own() -> None:
