@@ -31,9 +31,14 @@ def deployment(
     ingress_replicas: int = 2,
     transport: str = "auto",
     kind: str = "bento",
+    processes: int | None = None,
 ) -> dict[str, Any]:
-    """Return a Deployment file; its versions are the applications `<kind>-<key>`."""
+    """Return a Deployment file; its versions are the applications `<kind>-<key>`.
+
+    With `processes`, no more than so many of these are used: several versions then share one.
+    """
     keys = decision.keys(versions)
+    served_by = {key: keys[index % (processes or versions)] for index, key in enumerate(keys)}
     weights = decision.weights(keys)
     small = {"config_overrides": {"resources": {"cpu": f"{CPUS * 1000:g}m"}}, "scaling": {"max_replicas": 1}}
     route_by = {"header": "X-User", "query": "user"}.get(route_type)
@@ -46,7 +51,7 @@ def deployment(
         "ray": {
             "route_prefix": f"/{name}",
             "ingress": {"num_replicas": ingress_replicas, "num_cpus": CPUS, "transport": transport},
-            "applications": {key: f"{kind}-{key}" for key in keys},
+            "applications": {key: f"{kind}-{one}" for key, one in served_by.items()},
         },
     }
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks import applications, decision, load, meter, stream
 from tests.benchmarks.load import Load
@@ -19,6 +21,7 @@ PLAIN_ONE = "plain Serve, 1 replica"
 TWO = "ray-canary, 2 versions"
 THREE = "ray-canary, 3 versions"
 SIXTEEN = "ray-canary, 16 versions"
+IN_TWO = "ray-canary, 16 versions in 2 processes"
 HEADER = "ray-canary, by header"
 QUERY = "ray-canary, by query"
 HANDLE = "ray-canary, by handle"
@@ -32,7 +35,7 @@ AT_1, AT_32, AT_64, AT_256 = (f"{connections} connections" for connections in (1
 MB_1, MB_20 = "1 MB bodies, 8 connections", "20 MB bodies, 4 connections"
 LARGE, LARGE_CONNECTIONS = 20_000_000, 4
 STREAM, TOKENS = "a stream as fast as it goes", "8 streams, a chunk every 5 ms"
-IDLE = "an idle replica"
+IDLE = "nobody asks"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def _stream(name: str, sides: tuple[str, ...], clients: int, every_s: float) -> 
 
 
 def _idle(*sides: str) -> Cell:
-    return Cell(IDLE, sides, lambda side, _: meter.idle_memory(side.ingress or side.versions))
+    return Cell(IDLE, sides, lambda side, seconds: meter.metered(side, lambda: meter.idle(side, seconds)))
 
 
 def _names(count: int, kind: str = "bento") -> list[str]:
@@ -85,10 +88,10 @@ def _bentos(home: Path, folder: Path) -> Iterator[Sides]:
     with ExitStack() as stack:
         on_ray = stack.enter_context(serving(home, configs, haproxy=True))
         yield {
-            PLAIN: on_ray.side("plain", ingress=None),
-            PLAIN_ONE: on_ray.side("plain1", ingress=None),
-            TWO: on_ray.side("canary2", _names(2)),
-            THREE: on_ray.side("canary3", _names(3)),
+            PLAIN: on_ray.side("plain"),
+            PLAIN_ONE: on_ray.side("plain1"),
+            TWO: on_ray.canary("canary2", _names(2)),
+            THREE: on_ray.canary("canary3", _names(3)),
             NAIVE: on_ray.side("naive", ingress="NaiveIngress"),
             NGINX: stack.enter_context(nginx(home, folder)),
             ALONE: stack.enter_context(bentoml_serve(home, folder, ALONE_PORT)),
@@ -122,16 +125,18 @@ def _splits(home: Path, folder: Path) -> Iterator[Sides]:
         applications.deployment("header", 2, route_type="header"),
         applications.deployment("query", 2, route_type="query"),
         applications.deployment("handle", 2, transport="handle"),
+        applications.deployment("shared", 16, processes=2),
     )
     plans = [sixteen, *(applications.plan(home, file) for file in files)]
     configs = [*applications.versions(sixteen), *map(applications.ingress, plans)]
     with serving(home, configs, haproxy=True) as on_ray:
         yield {
-            TWO: on_ray.side("canary2", _names(2)),
-            SIXTEEN: on_ray.side("canary16", _names(16)),
-            HEADER: on_ray.side("header", _names(2)),
-            QUERY: on_ray.side("query", _names(2)),
-            HANDLE: on_ray.side("handle", _names(2)),
+            TWO: on_ray.canary("canary2", _names(2)),
+            SIXTEEN: on_ray.canary("canary16", _names(16)),
+            HEADER: on_ray.canary("header", _names(2)),
+            QUERY: on_ray.canary("query", _names(2)),
+            HANDLE: on_ray.canary("handle", _names(2), "handle"),
+            IN_TWO: on_ray.canary("shared", _names(2)),
         }
 
 
@@ -140,7 +145,7 @@ _SPLITS = Stage(
     _splits,
     (
         _idle(TWO, SIXTEEN),
-        _wrk(AT_32, (TWO, SIXTEEN, HANDLE), Load(32)),
+        _wrk(AT_32, (TWO, SIXTEEN, IN_TWO, HANDLE), Load(32)),
         _wrk(f"{AT_32}, with keys", (TWO, HEADER, QUERY), Load(32, keyed=True)),
         _wrk(AT_1, (TWO, HANDLE), Load(1)),
     ),
@@ -150,32 +155,40 @@ _SPLITS = Stage(
 # A trivial app in the place of the Bento. -----------------------------------------------------------------------------
 
 
-def _trivial(home: Path, *, haproxy: bool) -> AbstractContextManager[Sides]:
-    return _trivial_sides(home, {"canary2": 2} | ({"one": 1, "four": 4} if haproxy else {}), haproxy=haproxy)
+def _deployments(*, haproxy: bool) -> dict[str, dict[str, Any]]:
+    """Return the Deployments in front of the trivial app, by side; on the Python proxy one is enough."""
+    make = partial(applications.deployment, versions=2, kind="trivial")
+    if not haproxy:
+        return {TWO: make("canary2")}
+    return {
+        TWO: make("canary2"),
+        ONE_INGRESS: make("one", ingress_replicas=1),
+        FOUR_INGRESS: make("four", ingress_replicas=4),
+        HANDLE: make("handle", transport="handle"),
+    }
 
 
 @contextmanager
-def _trivial_sides(home: Path, ingress_replicas: Mapping[str, int], *, haproxy: bool) -> Iterator[Sides]:
-    plans = {
-        name: applications.plan(home, applications.deployment(name, 2, ingress_replicas=replicas, kind="trivial"))
-        for name, replicas in ingress_replicas.items()
-    }
-    two = plans["canary2"]
+def _trivial(home: Path, folder: Path, *, haproxy: bool) -> Iterator[Sides]:
+    files = _deployments(haproxy=haproxy)
+    plans = {side: applications.plan(home, file) for side, file in files.items()}
     configs = [
-        *applications.trivial_versions(two),
-        *(applications.ingress(plan) for plan in plans.values()),
-        applications.plain_trivial(two, 2),
-        applications.plain_trivial(two, 1, "plain1"),
+        *applications.trivial_versions(plans[TWO]),
+        *map(applications.ingress, plans.values()),
+        applications.plain_trivial(plans[TWO], 2),
+        applications.plain_trivial(plans[TWO], 1, "plain1"),
         applications.naive("trivial"),
     ]
-    names = {TWO: "canary2", ONE_INGRESS: "one", FOUR_INGRESS: "four"}
+    names = _names(2, "trivial")
     with serving(home, configs, haproxy=haproxy) as on_ray:
-        canaries = {side: on_ray.side(name, _names(2, "trivial")) for side, name in names.items() if name in plans}
         yield {
-            PLAIN: on_ray.side("plain", ingress=None),
-            PLAIN_ONE: on_ray.side("plain1", ingress=None),
-            **canaries,
+            PLAIN: on_ray.side("plain"),
+            PLAIN_ONE: on_ray.side("plain1"),
             NAIVE: on_ray.side("naive", ingress="NaiveIngress"),
+            **{
+                side: on_ray.canary(plan.name, names, "handle" if side == HANDLE else None)
+                for side, plan in plans.items()
+            },
         }
 
 
@@ -183,13 +196,13 @@ _TRIVIAL = Load(64, 0, "/ok")
 
 _HAPROXY = Stage(
     "trivial",
-    lambda home, folder: _trivial(home, haproxy=True),
-    (_wrk(AT_64, (PLAIN, PLAIN_ONE, TWO, ONE_INGRESS, FOUR_INGRESS, NAIVE), _TRIVIAL),),
+    partial(_trivial, haproxy=True),
+    (_wrk(AT_64, (PLAIN, PLAIN_ONE, TWO, ONE_INGRESS, FOUR_INGRESS, HANDLE, NAIVE), _TRIVIAL),),
 )
 
 _DEFAULTS = Stage(
     "defaults",
-    lambda home, folder: _trivial(home, haproxy=False),
+    partial(_trivial, haproxy=False),
     (_wrk(AT_64, (PLAIN, PLAIN_ONE, TWO, NAIVE), _TRIVIAL),),
 )
 

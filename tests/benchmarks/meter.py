@@ -1,5 +1,6 @@
 """What processes use while a load runs: CPU time and memory."""
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,13 @@ def with_memory(side: Side, load: Callable[[], Sample]) -> Sample:
     return sample.model_copy(update={"values": {**sample.values, **found}})
 
 
-def idle_memory(pids: Iterable[int]) -> Sample:
-    """Return the memory of processes, each on average; PSS counts what several share only once between them."""
-    found = [psutil.Process(pid).memory_full_info() for pid in pids]
-    if not found:
-        return Sample(values={})
+def idle(side: Side, seconds: float) -> Sample:
+    """Let a side rest, and return the memory of an ingress replica on average; of a version's if it has no ingress.
+
+    Of what several processes share, PSS counts each one's part.
+    """
+    time.sleep(seconds)
+    found = [psutil.Process(pid).memory_full_info() for pid in side.ingress or side.versions]
     rss, pss = mean(one.rss for one in found), mean(one.pss for one in found)
     return Sample(values={Figure.RSS: rss / _MB, Figure.PSS: pss / _MB})
 

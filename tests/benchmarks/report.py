@@ -22,8 +22,8 @@ with one thread, and a small client in Python for streams. The sides of a row ge
 them by default.
 
 Each field of a table has the median of the rounds, the least and the greatest, and the ratio of the median to that of
-the first column. CPU-seconds are those of the processes' own clocks; the busy cores are the whole machine's, wrk and
-HAProxy included. Requests that failed are counted where there were any.
+the first column. CPU-seconds are those of the processes' own clocks, with what they do when nobody asks; the busy
+cores are the whole machine's, wrk and HAProxy included. Requests that failed are counted where there were any.
 """
 
 _GOALS = """\
@@ -48,13 +48,16 @@ _ABOUT: Final = {
         "deployment that hosts the Bento's ASGI app as a version of ray-canary does, with 2 replicas; nginx splits "
         "between two `bentoml serve`; `bentoml serve` alone is one. The naive ingress is FastAPI and `await "
         "handle.remote(...)`, and its two versions call the Bento as a Python object: BentoML's HTTP server, with "
-        "all that it checks and counts, isn't in it. Bodies are of 100 bytes unless a row says otherwise."
+        "all that it checks and counts, isn't in it. ray-canary sends its requests `direct`, as `ray-canary get` "
+        "calls it. Bodies are of 100 bytes unless a row says otherwise. Memory is that of an ingress replica; of a "
+        "Bento's for plain Serve."
     ),
     "splits": (
         "Several Deployments in front of the same 16 version applications of the Bento, all of them running, in "
         "HAProxy mode: what differs is the split. In the row with keys, each request carries a key of its own, as "
-        "header and as query parameter. By handle means `ray.ingress.transport: handle`, "
-        "as where the replicas have no ports of their own."
+        "header and as query parameter. By handle means `ray.ingress.transport: handle`. In 16 processes, versions "
+        "take each other's place on the cores, and what each does for itself adds up; where 16 versions share 2 "
+        "processes, nothing but the split itself is larger."
     ),
     "trivial": (
         "An ASGI app that answers `ok` in the place of the Bento, in HAProxy mode: what is left is the layers "

@@ -25,8 +25,8 @@ class Figure(StrEnum):
     DELAY_99 = "from a chunk's making to its arrival, p99, ms"
     MERGED = "chunks that arrived in another one's, per stream"
     CHOICE = "ns per choice"
-    RSS = "RSS, MB"
-    PSS = "PSS, MB"
+    RSS = "RSS of each replica, MB"
+    PSS = "PSS of each replica, MB"
 
 
 class Sample(BaseModel):

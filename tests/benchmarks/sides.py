@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from ray_canary.serving import local
+from ray_canary.serving import local, ways
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.compile import INGRESS_DEPLOYMENT, Config
 from tests.benchmarks import applications
@@ -25,20 +25,27 @@ _READY_S = 300
 
 
 class OnRay:
-    """A cluster on which applications run."""
+    """A cluster on which applications run; `way` is how ray-canary's requests should travel there."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, way: str) -> None:
         self._cluster = cluster
+        self._way = way
 
-    def side(self, name: str, versions: Iterable[str] = (), ingress: str | None = INGRESS_DEPLOYMENT) -> Side:
-        """Return the side that answers under `/<name>`.
+    def canary(self, name: str, versions: Iterable[str], way: str | None = None) -> Side:
+        """Return a Deployment of ray-canary, once its requests travel the way that they should."""
+        store, expected = self._cluster.store(), {way or self._way}
+        wait_for(lambda: set(ways.asked(store, name).values()) == expected, f"{name} goes {expected}", 60)
+        return self.side(name, versions)
+
+    def side(self, name: str, versions: Iterable[str] = (), ingress: str = INGRESS_DEPLOYMENT) -> Side:
+        """Return the side that answers under `/<name>`, whatever it is.
 
         The processes of its deployment called `ingress` are the ingress; all others of its application, and those of
         the applications that `versions` names, are versions.
         """
         own = self._pids(name)
         others = [pid for one in versions for pids in self._pids(one).values() for pid in pids]
-        front = own.pop(ingress, []) if ingress else []
+        front = own.pop(ingress, [])
         rest = [pid for pids in own.values() for pid in pids]
         return Side(f"http://127.0.0.1:{HTTP_PORT}/{name}", tuple(front), (*rest, *others))
 
@@ -71,7 +78,7 @@ def serving(home: Path, configs: list[Config], *, haproxy: bool) -> Iterator[OnR
     try:
         cluster = Cluster(settings.address)
         cluster.submit(applications.whole(configs, HTTP_PORT))
-        on_ray = OnRay(cluster)
+        on_ray = OnRay(cluster, "direct" if haproxy else "handle")
         names = [config["name"] for config in configs]
         wait_for(lambda: on_ray.ready(names), f"{', '.join(names)} run", _READY_S, 0.5)
         routes = [config["route_prefix"] for config in configs if config["route_prefix"]]
