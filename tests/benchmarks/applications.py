@@ -4,6 +4,7 @@ ray-canary's come out of its own plan and compiler. Several Deployments stand in
 so that what differs between two of them is the ingress.
 """
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,9 @@ def deployment(
     ingress_replicas: int = 2,
     transport: str = "auto",
     kind: str = "bento",
-    processes: int | None = None,
 ) -> dict[str, Any]:
-    """Return a Deployment file; its versions are the applications `<kind>-<key>`.
-
-    With `processes`, no more than so many of these are used: several versions then share one.
-    """
+    """Return a Deployment file; its versions are the applications `<kind>-<key>`."""
     keys = decision.keys(versions)
-    served_by = {key: keys[index % (processes or versions)] for index, key in enumerate(keys)}
     weights = decision.weights(keys)
     small = {"config_overrides": {"resources": {"cpu": f"{CPUS * 1000:g}m"}}, "scaling": {"max_replicas": 1}}
     route_by = {"header": "X-User", "query": "user"}.get(route_type)
@@ -51,7 +47,7 @@ def deployment(
         "ray": {
             "route_prefix": f"/{name}",
             "ingress": {"num_replicas": ingress_replicas, "num_cpus": CPUS, "transport": transport},
-            "applications": {key: f"{kind}-{one}" for key, one in served_by.items()},
+            "applications": {key: f"{kind}-{key}" for key in keys},
         },
     }
 
@@ -64,6 +60,16 @@ def plan(home: Path, file: dict[str, Any]) -> Plan:
 def ingress(plan: Plan) -> Config:
     """Return ray-canary's ingress."""
     return compile.ingress_application(plan)
+
+
+def ingress_sharing(plan: Plan, count: int) -> Config:
+    """Return the same where no more than `count` applications serve all of the versions; no file could say that."""
+    application = copy.deepcopy(ingress(plan))
+    targets = application["deployments"][0]["user_config"]["targets"]
+    used = [target["application"] for target in targets.values()][:count]
+    for index, target in enumerate(targets.values()):
+        target["application"] = used[index % count]
+    return application
 
 
 def versions(plan: Plan) -> list[Config]:

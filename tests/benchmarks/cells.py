@@ -125,10 +125,10 @@ def _splits(home: Path, folder: Path) -> Iterator[Sides]:
         applications.deployment("header", 2, route_type="header"),
         applications.deployment("query", 2, route_type="query"),
         applications.deployment("handle", 2, transport="handle"),
-        applications.deployment("shared", 16, processes=2),
     )
     plans = [sixteen, *(applications.plan(home, file) for file in files)]
-    configs = [*applications.versions(sixteen), *map(applications.ingress, plans)]
+    shared = applications.ingress_sharing(applications.plan(home, applications.deployment("shared", 16)), 2)
+    configs = [*applications.versions(sixteen), *map(applications.ingress, plans), shared]
     with serving(home, configs, haproxy=True) as on_ray:
         yield {
             TWO: on_ray.canary("canary2", _names(2)),
