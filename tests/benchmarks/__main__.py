@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
         write(settings, Results.model_validate_json((settings.folder / "benchmarks.json").read_text()))
         return
     # What was started is ended on the way out, which a signal alone would not do.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     os.environ.update(AUTH)
     with tempfile.TemporaryDirectory(prefix="ray-canary-bench-") as folder:
         measure(settings, Path(folder))
