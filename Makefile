@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check soak bentos docs clean
+.PHONY: demo test check soak bench bentos docs clean
 
 demo: $(READY)
 	$(BIN)/ray-canary demo
@@ -20,6 +20,13 @@ check: $(READY)
 # A long run: RAY_CANARY_SOAK_S=600 seconds.
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak -s tests/e2e/test_soak.py
+
+# What ray-canary costs, beside its alternatives: writes docs/benchmarks.md. It needs a quiet machine and half an hour;
+# RAY_CANARY_BENCH_ROUNDS=1 RAY_CANARY_BENCH_SECONDS=1 RAY_CANARY_BENCH_FOLDER=build try it out.
+bench: $(READY)
+	@command -v wrk >/dev/null && command -v nginx >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq wrk nginx; }
+	$(BIN)/python -m tests.benchmarks
 
 # The three Bentos of the demo, in your Bento store.
 bentos: $(READY)
