@@ -117,7 +117,7 @@ def test_get_and_list_are_data_with_the_documented_keys(cluster: RealCluster, ou
 def test_get_and_list_show_configured_weights_beside_those_in_force(cluster: RealCluster) -> None:
     def travels_directly() -> list[str] | None:
         shown = cluster.canary("get", "light").stdout.splitlines()
-        return shown if shown[4].endswith("direct") else None
+        return shown if shown[4].split()[-1] == "direct" else None
 
     shown = wait_for(travels_directly, "the ingress has told how requests travel", 20)
     assert shown[0].split() == ["Deployment", "light", "running", cluster.url]
