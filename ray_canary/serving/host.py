@@ -22,7 +22,6 @@ from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import Receive, Scope, Send, error_body
 from ray_canary.serving.redaction import Redactor
-from ray_canary.serving.reply import send_back
 from ray_canary.serving.serve_private import HandleTransport, node_address
 from ray_canary.serving.sleeping import Awake, Inner
 from ray_canary.serving.websocket_host import Socket
@@ -142,20 +141,6 @@ class BentoHost:
     async def answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what comes to this replica's own port, in HAProxy mode."""
         await self._door.answer(self._app, self._tag, scope, receive, send)
-
-    async def answer_whole(self, request: Request) -> Head | None:
-        """Run one request through the Bento: return the response if it is one message, else send it back by itself."""
-        assert request.back is not None
-        parts = self.answer(request)
-        try:
-            head = await anext(parts)
-            assert isinstance(head, Head)
-            if not head.more:
-                return head
-            await send_back(request.back, head, parts)
-            return None
-        finally:
-            await parts.aclose()  # type: ignore[attr-defined]
 
     def _no_such_task(self) -> Head:
         """Say so here: an id that was made up must not lead to any path of a version that no user is sent to."""

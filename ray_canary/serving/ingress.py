@@ -25,7 +25,6 @@ from ray_canary.serving.sleepers import Sleepers
 from ray_canary.serving.store import GcsStore
 from ray_canary.serving.targets import Connections, Queues, Target
 from ray_canary.serving.transport import Terms
-from ray_canary.serving.websocket import Sockets
 from ray_canary.splitter import Splitter
 
 logger = logging.getLogger("ray.serve")
@@ -48,8 +47,7 @@ class Ingress:
     def __init__(self, deployment: str, *versions: Any) -> None:
         """Make the ingress of `deployment`; `versions` only make Serve deploy them in the same application."""
         self._recorder = Recorder(deployment)
-        self._sockets = Sockets(node_address)
-        self._connections = Connections(self._connect)
+        self._connections = Connections(_connect)
         self._queues = Queues(self._open_queue)
         self._dispatcher: Dispatcher | None = None
         self._background: asyncio.Task[None] | None = None
@@ -59,7 +57,7 @@ class Ingress:
         self._watching: asyncio.Task[None] | None = None
         gate = Gate(self._access.tokens)
         self._pass_through = PassThrough(
-            self._in_force, request_id, self._recorder.request, gate, self._sockets, hold_back
+            self._in_force, request_id, self._recorder.request, gate, node_address, hold_back
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -108,9 +106,6 @@ class Ingress:
             return before
         return Target(key, of_target, transport)
 
-    def _connect(self, application: str | None, deployment: str) -> DirectTransport:
-        return DirectTransport(HandleTransport(application, deployment, lambda: self._sockets.switchboard))
-
     @staticmethod
     def _open_queue(target: Target, limits: Limits) -> QueueClient:
         application = target.settings.application or serve.get_replica_context().app_name
@@ -146,6 +141,10 @@ class Ingress:
     async def answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request."""
         await self._pass_through(scope, receive, send)
+
+
+def _connect(application: str | None, deployment: str) -> DirectTransport:
+    return DirectTransport(HandleTransport(application, deployment))
 
 
 async def _look(targets: list[Target], at_most_s: float) -> None:

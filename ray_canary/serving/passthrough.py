@@ -147,15 +147,15 @@ class PassThrough:
         request_id: Callable[[], str],
         record: Record,
         gate: Gate,
-        sockets: websocket.Sockets | None = None,
+        address: Callable[[], str] = lambda: "127.0.0.1",
         hold_back: Callable[[Receive], None] = lambda _: None,
     ) -> None:
-        """`sockets` is where replicas reach this process; they do for websockets.
+        """`address` tells where replicas reach this process; they do for websockets.
 
         `hold_back` makes the server read no further ahead than a few pieces of a body.
         """
         self._hold_back = hold_back
-        self._sockets = sockets or websocket.Sockets(lambda: "127.0.0.1")
+        self._sockets = websocket.Sockets(address)
         self._dispatcher = dispatcher
         self._gate = gate
         self._request_id = request_id

@@ -22,9 +22,6 @@ from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THR
 from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
 from ray.serve.handle import DeploymentHandle
 
-from ray_canary.serving.frames import Conversation
-from ray_canary.serving.reply import Reply
-from ray_canary.serving.switchboard import Switchboard
 from ray_canary.serving.transport import Address, Broken, Call, Gone, NotSent, Terms
 from ray_canary.serving.wire import MAX_PIECE, Head, Request
 
@@ -37,8 +34,6 @@ REMEMBERED: Final = 64
 LOOPBACK: Final = "127.0.0.1"
 #: Pieces of a body that Serve may read before we take them; uvicorn's are 64 kB or so.
 AHEAD: Final = 8
-#: Seconds that a connection which has been made may take to be taken.
-CONNECTION_S: Final = 5.0
 _NOWHERE: Final[Mapping[str, Address]] = {}
 
 
@@ -51,20 +46,9 @@ class HandleTransport:
 
     way = "handle"
 
-    def __init__(
-        self, application: str | None, deployment: str, switchboard: Callable[[], Switchboard] | None = None
-    ) -> None:
-        """Connect to `deployment` of `application`, or of this replica's own application if that is None.
-
-        With a `switchboard` a response that is one message is one message of Serve's too, and one that streams comes
-        over the switchboard; without it, every response is a stream of Serve's.
-        """
-        self._switchboard = switchboard
+    def __init__(self, application: str | None, deployment: str) -> None:
+        """Connect to `deployment` of `application`, or of this replica's own application if that is None."""
         self._handle = serve.get_deployment_handle(deployment, app_name=application, _check_exists=False)
-        self._whole = {
-            by_reference: self._handle.options(method_name="answer_whole", _by_reference=by_reference)
-            for by_reference in (False, True)
-        }
         self._by_value = self._handle.options(method_name="answer", stream=True, _by_reference=False)
         self._by_reference = self._handle.options(method_name="answer", stream=True, _by_reference=True)
         self._router: Any = self._handle._router._asyncio_router  # type: ignore[union-attr]
@@ -111,7 +95,7 @@ class HandleTransport:
 
     def undecided(self, call: Call) -> bool:
         """Whether no replica has accepted a call yet, nor refused it for good."""
-        return isinstance(call, HandleCall) and not call.decided
+        return isinstance(call, HandleCall) and not call._responses._replica_result_future.done()
 
     def drains(self, call: Call) -> bool:
         """Whether the replica that has `call` takes no other ones any more."""
@@ -123,9 +107,6 @@ class HandleTransport:
 
     def send(self, request: Request) -> "HandleCall":
         """Hand `request` to the router, or past it to the one replica that the request is for."""
-        if self._switchboard is not None and request.line is None and request.replica is None:
-            handle = self._whole[len(request.body) >= MAX_PIECE]
-            return WholeCall(request, handle, self, self._switchboard())
         handle = self._by_value if len(request.body) < MAX_PIECE else self._by_reference
         if request.replica is not None:
             handle = self._to(request.replica, handle)
@@ -246,28 +227,21 @@ class HandleCall:
         self._looking: asyncio.TimerHandle | None = None
 
     @property
-    def decided(self) -> bool:
-        """Whether a replica has accepted the call, or none will."""
-        return bool(self._responses is not None and self._responses._replica_result_future.done())
-
-    @property
     def actor_id(self) -> Any:
         """Which replica has accepted the call; None as long as none has."""
-        if not self.decided:
-            return None
         accepted = self._responses._replica_result_future
-        if accepted.cancelled() or accepted.exception() is not None:
+        if not accepted.done() or accepted.cancelled() or accepted.exception() is not None:
             return None
         result = accepted.result()
         if hasattr(result, "_actor_id"):  # by gRPC
             return result._actor_id
-        return (result._obj_ref_gen or result._obj_ref).task_id().actor_id()
+        return result._obj_ref_gen.task_id().actor_id()
 
     async def head(self) -> Head:
         """Wait for the beginning of the response."""
         self._look_again()
         try:
-            head = await self._first()
+            head: Head = await self._responses.__anext__()
         except Gone:
             self._request.withdraw()
             raise
@@ -280,10 +254,6 @@ class HandleCall:
         finally:
             if self._looking is not None:
                 self._looking.cancel()
-        return head
-
-    async def _first(self) -> Head:
-        head: Head = await self._responses.__anext__()
         return head
 
     def _look_again(self) -> None:
@@ -318,75 +288,6 @@ class HandleCall:
         except Exception as error:
             # cancel() re-raises what the call itself ended with, and head() or body() has reported that.
             logger.debug("cancel() of a call that had ended: %s", _sentence(error))
-
-
-class WholeCall(HandleCall):
-    """A call that gives one message; what is more than that comes over the switchboard while the call lasts."""
-
-    __slots__ = ("_connected", "_handle", "_reply", "_result", "_switchboard")
-
-    def __init__(
-        self, request: Request, handle: DeploymentHandle[Any], transport: HandleTransport, switchboard: Switchboard
-    ) -> None:
-        super().__init__(request, None, transport)
-        self._handle = handle
-        self._switchboard = switchboard
-        self._connected: asyncio.Future[Conversation] | None = None
-        self._result: asyncio.Future[Head | None] | None = None
-        self._reply: Reply | None = None
-
-    async def _first(self) -> Head:
-        self._request.back, self._connected = await self._switchboard.expect()
-        self._responses = self._handle.remote(self._request)
-        self._result = asyncio.ensure_future(_awaited(self._responses))
-        self._result.add_done_callback(_retrieved)
-        whole: Head | None = None
-        try:
-            either: set[asyncio.Future[Any]] = {self._result, self._connected}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if self._connected.cancelled() or not self._connected.done():
-                whole = await self._result
-            if whole is None and self._connected.cancelled():
-                raise Broken("cancelled")
-            if whole is None:
-                # It may say that it has sent everything before we have taken the connection.
-                async with asyncio.timeout(CONNECTION_S):
-                    self._reply = Reply(await self._connected)
-                    return await self._reply.head()
-            return whole
-        finally:
-            if self._reply is None:
-                self._end()
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """Iterate over the rest of the body."""
-        assert self._reply is not None
-        try:
-            async for piece in self._reply.body():
-                yield piece
-        finally:
-            self._end()
-
-    def cancel(self) -> None:
-        """Cancel the call, and with it the replica's task."""
-        if self._responses is not None:
-            super().cancel()
-        self._end()
-
-    def _end(self) -> None:
-        if self._request.back is not None and self._connected is not None:
-            self._switchboard.forget(self._request.back, self._connected)
-
-
-async def _awaited(response: Any) -> Head | None:
-    head: Head | None = await response
-    return head
-
-
-def _retrieved(result: "asyncio.Future[Head | None]") -> None:
-    """Look at how a call ended: once its response has begun, nobody else does."""
-    if not result.cancelled():
-        result.exception()
 
 
 def _sentence(error: BaseException) -> str:

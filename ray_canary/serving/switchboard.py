@@ -1,10 +1,11 @@
-"""Where the replicas of the versions connect back to: for a websocket, and for a response that streams.
+"""Where the replicas of the versions connect back to when they take a websocket.
 
 A Serve handle carries one request there and one stream back, which is half a websocket. So the handshake travels over
 the handle, like any request, and the replica that takes it opens a TCP connection to the ingress replica that sent it.
 """
 
 import asyncio
+import hmac
 import os
 import secrets
 import socket
@@ -23,7 +24,7 @@ _PATIENCE_S: Final = 5.0
 
 
 class Switchboard:
-    """A listener that takes in nobody who has no secret from it. It listens from the first line on."""
+    """A listener that takes in nobody who has no secret from it. It listens from the first websocket on."""
 
     def __init__(self, address: str) -> None:
         """Prepare to listen on `address`: this node's, as other nodes reach it."""
@@ -35,26 +36,17 @@ class Switchboard:
     @asynccontextmanager
     async def line(self, subprotocols: tuple[str, ...]) -> AsyncIterator[tuple[Line, asyncio.Future[Conversation]]]:
         """Give out a line, and the conversation that will be on it; both end with the block."""
-        line, connected = await self.expect(subprotocols)
-        try:
-            yield line, connected
-        finally:
-            self.forget(line, connected)
-
-    async def expect(self, subprotocols: tuple[str, ...] = ()) -> tuple[Line, asyncio.Future[Conversation]]:
-        """Give out a line, and the conversation that will be on it, if it is called; both end with `forget`."""
         port = await self._listening()
         secret = secrets.token_bytes(_SECRET)
         connected: asyncio.Future[Conversation] = asyncio.get_running_loop().create_future()
         self._expected[secret] = connected
-        return Line(self._address, port, secret, subprotocols), connected
-
-    def forget(self, line: Line, connected: "asyncio.Future[Conversation]") -> None:
-        """Let nobody call on a line any more, and end the conversation on it."""
-        self._expected.pop(line.secret, None)
-        if connected.done() and not connected.cancelled():
-            connected.result().end()
-        connected.cancel()
+        try:
+            yield Line(self._address, port, secret, subprotocols), connected
+        finally:
+            self._expected.pop(secret, None)
+            if connected.done() and not connected.cancelled():
+                connected.result().end()
+            connected.cancel()
 
     async def close(self) -> None:
         """Stop listening."""
@@ -62,10 +54,9 @@ class Switchboard:
             self._server.close()
 
     async def _listening(self) -> int:
-        if self._server is None:
-            async with self._starting:
-                if self._server is None:
-                    self._server = await asyncio.start_server(self._take, self._address, 0, ssl=_server_tls(os.environ))
+        async with self._starting:
+            if self._server is None:
+                self._server = await asyncio.start_server(self._take, self._address, 0, ssl=_server_tls(os.environ))
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -75,13 +66,12 @@ class Switchboard:
         except (TimeoutError, asyncio.IncompleteReadError, OSError):
             writer.close()
             return
-        # 256 random bits can't be found out by how long a look-up takes.
-        waiting = self._expected.pop(said, None)
-        if waiting is None or waiting.done():
+        known = next((secret for secret in self._expected if hmac.compare_digest(secret, said)), None)
+        if known is None:
             writer.close()
             return
         _at_once(writer)
-        waiting.set_result(Conversation(reader, writer))
+        self._expected.pop(known).set_result(Conversation(reader, writer))
 
 
 async def connect(line: Line) -> Conversation:

@@ -18,7 +18,7 @@ class Withdrawn(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where a replica connects back to the ingress, and the secret that it says there, once."""
+    """Where the replica that takes a websocket connects back to, and the secret that it says there, once."""
 
     host: str
     port: int
@@ -34,8 +34,7 @@ class Request:
     """One HTTP request, or a websocket's handshake, and whether any of it has been sent.
 
     `body` is the whole body, or its beginning, and `rest` then is what the client is still sending. `replica` is the
-    only one that may take it (its id within its deployment); None: any. `line` makes it a websocket. `back` is where a
-    replica sends a response that is more than one message; None: as a stream of the call itself.
+    only one that may take it (its id within its deployment); None: any. `line` makes it a websocket.
 
     Serve serializes a request at the moment it sends it to a replica and not before. `__reduce__` therefore marks the
     request as sent; who writes it to a socket does so by `begin()`. `withdraw()` says, exactly, whether it may still be
@@ -46,7 +45,6 @@ class Request:
     __slots__ = (
         "_lock",
         "_withdrawn",
-        "back",
         "body",
         "client",
         "headers",
@@ -71,7 +69,6 @@ class Request:
         client: tuple[str, int] | None = None,
         replica: str | None = None,
         line: Line | None = None,
-        back: Line | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -82,7 +79,6 @@ class Request:
         self.client = client
         self.replica = replica
         self.line = line
-        self.back = back
         self.rest: Rest | None = None
         self.sent_at: float | None = None
         self._withdrawn = False
@@ -120,8 +116,8 @@ class Request:
             self.rest = None
 
     def _parts(self) -> tuple[Any, ...]:
-        where = (self.replica, self.line, self.back)
-        return (self.method, self.path, self.raw_path, self.query, self.headers, self.body, self.client, *where)
+        line = (self.replica, self.line)
+        return (self.method, self.path, self.raw_path, self.query, self.headers, self.body, self.client, *line)
 
     def scope(self) -> dict[str, Any]:
         """Return the ASGI scope in which a Bento sees this request: no prefix, as if it stood at the root."""
