@@ -68,7 +68,11 @@ class Endpoint:
         connection = await self.connect()
         said = HttpExchange(connection, "GET")
         connection.begin(said, introduction(secret), b"")
-        await said.head()
+        try:
+            await said.head()
+        except BaseException:
+            connection.close()
+            raise
         self.secret = secret
 
     def take(self) -> Connection | None:

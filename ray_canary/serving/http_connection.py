@@ -5,13 +5,13 @@ in HAProxy mode. Parsing is httptools', the parser of uvicorn.
 """
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import httptools
 
+from ray_canary.serving.peers import notice_a_lost_peer
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import Head, HeaderList, Request
 
@@ -30,9 +30,6 @@ _CHUNKED: Final = b"transfer-encoding: chunked"
 _OWN: Final = 2
 #: Between two replicas these mean nothing, or something else than to the client.
 _NOT_PASSED: Final = frozenset({b"content-length", b"expect"})
-
-#: Seconds of silence, seconds between probes, probes; and milliseconds that what was sent may stay unacknowledged.
-_LOST_PEER: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 #: Bytes of a response that wait here for a slow client before the replica has to wait.
 MAX_WAITING: Final = 1024 * 1024
@@ -88,16 +85,6 @@ def _address(client: tuple[str, int] | None) -> bytes:
     return b"%d %b" % (client[1], client[0].encode("latin-1", "replace")) if client else b"0 -"
 
 
-def _notice_a_lost_peer(connected: Any) -> None:
-    """Let the system end a connection whose other end has vanished without a word, such as a node without power."""
-    if connected is None:
-        return
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _LOST_PEER.items():
-        if hasattr(socket, name):
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
 def framed(piece: bytes, chunked: bool) -> bytes:
     """Return a piece of a body as it is sent; an empty one ends a chunked body."""
     return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
@@ -126,7 +113,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection into use."""
         self._transport = cast(asyncio.Transport, transport)
-        _notice_a_lost_peer(transport.get_extra_info("socket"))
+        notice_a_lost_peer(transport.get_extra_info("socket"))
 
     def begin(self, exchange: "HttpExchange", head: bytes, body: bytes, *, uploading: bool = False) -> None:
         """Send a request, or the beginning of one; `exchange` is told of the response."""

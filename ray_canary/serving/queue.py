@@ -157,6 +157,7 @@ class Tickets:
         for arrived, ticket in fresh:
             client.add(ticket, arrived)
         self.assign(now)
+        self._rest()
         if not report.whole:
             self._refuse_overflow(client, sorted(fresh, reverse=True))
         self._take_spare(client, report.spare, now)
@@ -183,6 +184,11 @@ class Tickets:
         if self._released is not None:
             self._gaps.append(now - self._released)
         self._released = now if self.depth else None
+
+    def _rest(self) -> None:
+        """Forget the last release once nobody is here: what comes later is late for another reason."""
+        if not self.depth and not self.held:
+            self._released = None
 
     def _refuse_overflow(self, client: _Client, newest_first: list[tuple[float, int]]) -> None:
         excess = self.depth - self._limits.max_depth
@@ -221,6 +227,7 @@ class Tickets:
         gone = [name for name, client in self._clients.items() if now - client.heard > SILENCE_S]
         for name in gone:
             del self._clients[name]
+        self._rest()
 
     def assign(self, now: float) -> None:
         """Grant free slots to the tickets that have waited longest.

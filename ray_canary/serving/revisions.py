@@ -74,10 +74,20 @@ class Revisions:
         numbered = [one for one in revisions if one.number == live.settings.revision]
         return next((one for one in [*numbered, *reversed(revisions)] if one.release.same_as(there)), None)
 
-    def begin(self, half: Release) -> None:
-        """Keep what a change makes of a Deployment in its first step; it ends with `add`."""
-        newest = self._newest()
-        self._store.put(self._begun, {"release": half.record(), "after": newest.number if newest else 0})
+    def begin(self, live: Live, half: Release) -> None:
+        """Keep what a change makes of `live` in its first step, until it is `done`."""
+        self._store.put(self._begun, {"release": half.record(), "after": self._before(live)})
+
+    def _before(self, live: Live) -> int:
+        """Return the number of the revision that a change of `live` starts from; 0 if there is none."""
+        if broken_off := self.halfway(live):
+            return broken_off.number - 1
+        found = self.active(live) or self._newest()
+        return found.number if found else 0
+
+    def done(self) -> None:
+        """Note that a change has got beyond its first step."""
+        self._store.delete(self._begun)
 
     def halfway(self, live: Live) -> Revision | None:
         """Return what is deployed if it is what a change that was broken off has left: no revision to go back to.
@@ -109,7 +119,6 @@ class Revisions:
     def add(self, release: Release, cause: str) -> int:
         """Keep a release as the next revision, and return its number; the newest one is not kept twice."""
         revisions = self.all()
-        self._store.delete(self._begun)
         if revisions and revisions[-1].release.same_as(release):
             return revisions[-1].number
         number = (revisions[-1].number if revisions else 0) + 1

@@ -160,6 +160,8 @@ class Rollout:
             release = release.numbered(self._revisions(release.name).add(release, cause))
         slowly = capacity.sinks_quickly(release, floors)
         self._submit(release, floors if slowly else ())
+        if self._revisions is not None:
+            self._revisions(release.name).done()
         going = leftovers(release, before)
         if going or (options.wait and (serves or not options.whole)):
             self._until_in_force(release.name, release.ingress, deadline)
@@ -187,7 +189,7 @@ class Rollout:
         if not short and all(_there(before, one) for one in versions):
             return
         if self._revisions is not None:
-            self._revisions(release.name).begin(Release.of_live(live).with_versions(release.versions))
+            self._revisions(release.name).begin(live, Release.of_live(live).with_versions(release.versions))
         raised = versions != list(release.versions)
         if raised and self._revisions is not None:
             self._revisions(release.name).raising(release)

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from ray_canary.serving.frames import Conversation
+from ray_canary.serving.peers import notice_a_lost_peer
 from ray_canary.serving.wire import Line
 
 #: Bytes of a secret; it is good for one connection, while its handshake is under way.
@@ -83,8 +84,10 @@ async def connect(line: Line) -> Conversation:
 
 
 def _at_once(writer: asyncio.StreamWriter) -> None:
-    """Send small messages at once rather than wait for more of them."""
-    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """Send small messages at once rather than wait for more of them, and notice when the other end has vanished."""
+    connected = writer.get_extra_info("socket")
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    notice_a_lost_peer(connected)
 
 
 # On a cluster whose own connections are encrypted, this one is, with the same certificates. ---------------------------

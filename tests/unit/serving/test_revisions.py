@@ -79,13 +79,19 @@ def test_what_a_change_that_was_broken_off_has_left_is_no_revision_and_stands_be
     kept.add(release, "deploy")
     wanted = Release.of(plan(bento_store, a="s:4", b="s:3"))
     half = release.with_versions(wanted.versions)
-    kept.begin(half)
+    kept.begin(live(release), half)
     assert kept.active(live(half)) is None
     found = kept.halfway(live(half))
     assert found is not None
     assert (found.number, found.release.same_as(half)) == (2, True)
     assert kept.halfway(live(release)) is None
+    kept.begin(live(half), half)
+    again = kept.halfway(live(half))
+    assert again is not None
+    assert again.number == 2, "begun again, it still starts from the first"
     assert kept.add(wanted, "deploy") == 2
+    assert kept.halfway(live(half)) is not None, "the change has a number, and is not there yet"
+    kept.done()
     assert kept.halfway(live(half)) is None
 
 
