@@ -79,7 +79,14 @@ def versions(plan: Plan) -> list[Config]:
 
 def trivial_versions(plan: Plan) -> list[Config]:
     """Return the same with a trivial app in the place of the Bento."""
-    return [{**one, "import_path": f"{_APPS}:trivial_version", "args": {"service": SERVICE}} for one in versions(plan)]
+    place = {"import_path": f"{_APPS}:trivial_version", "args": {"service": SERVICE}}
+    return [{**one, **place, "deployments": [_without(one, "user_config")]} for one in versions(plan)]
+
+
+def _without(version: Config, *keys: str) -> Config:
+    """Return the options of a version's only deployment, less those that only a `BentoHost` knows what to do with."""
+    (options,) = version["deployments"]
+    return {key: value for key, value in options.items() if key not in keys}
 
 
 def plain(plan: Plan, replicas: int, name: str = "plain") -> Config:
@@ -94,8 +101,7 @@ def plain_trivial(plan: Plan, replicas: int, name: str = "plain") -> Config:
 
 def _plain(plan: Plan, name: str, builder: str, args: dict[str, str], replicas: int) -> Config:
     version = versions(plan)[0]
-    (options,) = version["deployments"]
-    fixed = {key: value for key, value in options.items() if key != "autoscaling_config"} | {"num_replicas": replicas}
+    fixed = _without(version, "autoscaling_config", "user_config") | {"num_replicas": replicas}
     place = {"name": name, "route_prefix": f"/{name}", "import_path": f"{_APPS}:{builder}", "args": args}
     return {**version, **place, "deployments": [fixed]}
 
