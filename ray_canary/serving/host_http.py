@@ -96,6 +96,8 @@ class Passage:
         #: Whether the app has had the whole body.
         self._whole = False
         self._due: str | None = _START
+        #: Whether the client has left, and whether nobody takes what the app still sends.
+        self._gone = False
         self._left = False
         #: Set once the response is complete, the app has ended, or the client has left.
         self._over = asyncio.Event()
@@ -138,8 +140,6 @@ class Passage:
             logger.exception("The Bento raised an exception.")
         finally:
             self._over.set()
-
-    _gone = False
 
     # The client's leaving. ------------------------------------------------------------------------------------------
 

@@ -258,7 +258,8 @@ class Tickets:
     def take(self, name: str, now: float) -> Reply:
         """Return what a client has yet to be told, once."""
         client = self._clients[name]
-        reply = Reply(tuple(client.granted), tuple(client.refused), self.retry_after_s(now))
+        again_s = self.retry_after_s(now) if client.refused else 1
+        reply = Reply(tuple(client.granted), tuple(client.refused), again_s)
         client.granted.clear()
         client.refused.clear()
         return reply

@@ -97,6 +97,18 @@ def test_a_refused_client_is_told_how_long_the_queue_takes_to_drain() -> None:
     assert reply.retry_after_s == 30  # 3 wait, and 4 went in 40 s.
 
 
+def test_what_waited_for_nobody_to_come_does_not_count_as_slow() -> None:
+    """A pause between two bursts is no pace at which the queue drains."""
+    limits = Limits(1, 3)
+    tickets = queue("one", limits=limits)
+    says(tickets, "one", now=1.0, limits=limits, waiting=((0, 1.0), (1, 1.0)))
+    says(tickets, "one", now=3.0, limits=limits, ended=(0,))
+    says(tickets, "one", now=4.0, limits=limits, ended=(1,))
+    reply = says(tickets, "one", now=1000.0, limits=limits, waiting=tuple((number, 1000.0) for number in range(10, 15)))
+    assert reply.refused
+    assert reply.retry_after_s <= 6
+
+
 def test_a_spare_ticket_takes_a_slot_that_nobody_waits_for_or_none() -> None:
     tickets = queue("one", "two")
     assert says(tickets, "one", spare=(0,)).granted == (0,)
