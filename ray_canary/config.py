@@ -196,10 +196,27 @@ class Http(_Model):
 class Ingress(_Model):
     """The deployment in front, which splits the traffic."""
 
-    num_replicas: Positive = Field(default=2, description="The number of ingress replicas.")
+    num_replicas: Positive = Field(
+        default=rules.INGRESS_DEFAULTS["num_replicas"],
+        description="The number of ingress replicas; the least, where `max_replicas` is greater.",
+    )
+    max_replicas: Positive | None = Field(
+        default=None,
+        description="The greatest number of ingress replicas: Serve adds and removes them with the load. Each has its "
+        "part of a version's capacity, reckoned by this number.",
+    )
+    target_ongoing_requests: AboveZero = Field(
+        default=rules.INGRESS_DEFAULTS["target_ongoing_requests"],
+        description="How many requests in progress an ingress replica is good for; scaling aims at it, where "
+        "`max_replicas` is greater than `num_replicas`.",
+    )
+    max_replicas_per_node: Positive | None = Field(
+        default=None, description="How many ingress replicas one node has at most; 1 spreads them over the nodes."
+    )
     num_cpus: Amount = Field(default=0.25, description="The CPU cores that each ingress replica reserves.")
     max_ongoing_requests: Positive = Field(
-        default=1000, description="How many requests an ingress replica takes at once."
+        default=rules.INGRESS_DEFAULTS["max_ongoing_requests"],
+        description="How many requests an ingress replica takes at once.",
     )
     max_body_bytes: Positive = Field(
         default=100_000_000, description="The greatest request body in bytes; a greater one is answered with 413."
@@ -214,6 +231,16 @@ class Ingress(_Model):
         description="How requests travel to a version: `auto` is over HTTP to its replicas' ports where Serve has "
         "opened them (HAProxy mode), `handle` is always by Serve handles.",
     )
+    access_log: Flag = Field(
+        default=False,
+        description="Whether the ingress logs every request. The version's replica always does, with the same request "
+        "id, and the ingress always logs what no version answers.",
+    )
+
+    @property
+    def most_replicas(self) -> int:
+        """How many ingress replicas there are at most."""
+        return max(self.num_replicas, self.max_replicas or 0)
 
 
 class Hosts(_Model):

@@ -70,6 +70,7 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.route_prefix", Restarts.NOTHING),
     ("ray.http.**", Restarts.UNTIL_START),
     ("ray.ingress.num_cpus", Restarts.INGRESS),
+    ("ray.ingress.max_replicas_per_node", Restarts.INGRESS),
     ("ray.ingress.**", Restarts.NOTHING),
     ("ray.queue.**", Restarts.NOTHING),
     ("ray.hosts.**", Restarts.NOTHING),
@@ -94,6 +95,8 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     f"{SERVICE}.deployment_strategy": "`RollingUpdate`",
     "canary.route_type": "required with versions",
     "canary.route_by": "required with `header` and `query`",
+    "ray.ingress.max_replicas": "`num_replicas`",
+    "ray.ingress.max_replicas_per_node": "any number",
     "ray.secrets.<secret>.keys": "all that its folder has",
     "ray.secrets.<secret>.path": "the secret's name",
     "ray.applications.<target>": "`<name>-main`, `<name>-canary-<version>`",
@@ -291,6 +294,8 @@ _RULES: Final = """\
 - The weights of all versions add up to at most 100; main gets the rest.
 - `route_type` is required as soon as there are versions, `route_by` with `header` and `query`.
 - `min_replicas` is at most `max_replicas`, also after main's scaling is inherited.
+- `ray.ingress.num_replicas` is at most `max_replicas`, and with `max_replicas` `target_ongoing_requests` at most
+  `max_ongoing_requests`.
 - `external_queue: true` needs a `concurrency`.
 - A list of `envs` names a variable once.
 - A list of `secrets` names a secret once. `ray.secrets` says something of secrets that a list names, `keys` of those of
@@ -316,7 +321,8 @@ by a test that compiles a file before and after the edit.
 
 - *Restarts* means that new replicas come up and old ones finish their requests and go. `deployment_strategy` says in
   which order.
-- No edit under `canary` restarts main or another version. Only an edit of `ray.ingress.num_cpus` restarts the ingress.
+- No edit under `canary` restarts main or another version. Only an edit of `ray.ingress.num_cpus` or
+  `ray.ingress.max_replicas_per_node` restarts the ingress.
 - *live* means that the new value is in force without any new replica.
 - Every edit gives the ingress a new `user_config`, which it takes into force live: the file itself is a part of it.
 - `ray-canary plan -f FILE` says for your edit what will happen on your cluster.

@@ -17,6 +17,12 @@ Loc = tuple[str | int, ...]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _DEPENDENCIES = ("shared", "isolated")
+#: Of the ingress, as far as one of them depends on another.
+INGRESS_DEFAULTS: Mapping[str, int] = {
+    "num_replicas": 2,
+    "max_ongoing_requests": 1000,
+    "target_ongoing_requests": 200,
+}
 _NO_MEANING = "has no meaning here and is ignored"
 
 _IGNORED: Mapping[str, Mapping[str, str]] = {
@@ -58,6 +64,7 @@ def problems(data: object) -> Iterator[Problem]:
     yield from _taken_headers(file)
     yield from _place_problems(file)
     yield from _secret_problems(file)
+    yield from _ingress_problems(_mapping(_mapping(file.get("ray")).get("ingress")))
     for loc, target in _targets(file):
         yield from _repeated((*loc, "secrets"), target.get("secrets"))
         yield from _repeated_envs((*loc, "envs"), target.get("envs"))
@@ -241,6 +248,20 @@ def _replicas(loc: Loc, scaling: Mapping[str, Any]) -> Iterator[Problem]:
     least, most = scaling.get("min_replicas"), scaling.get("max_replicas")
     if _whole(least) and _whole(most) and least > most >= 1:
         yield Problem.at((*loc, "min_replicas"), f"{least} is more than max_replicas, which is {most}", least)
+
+
+def _ingress_problems(ingress: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield numbers of the ingress that don't go together; those that the file leaves out are the defaults."""
+    most = ingress.get("max_replicas")
+    least, room, aim = (ingress.get(key, default) for key, default in INGRESS_DEFAULTS.items())
+    if not (_whole(most) and most >= 1):
+        return
+    if _whole(least) and least > most:
+        message = f"{most} is less than num_replicas, which is {least}"
+        yield Problem.at(("ray", "ingress", "max_replicas"), message, most)
+    elif isinstance(aim, int | float) and _whole(room) and aim > room >= 1:
+        message = f"{aim:g} is more than max_ongoing_requests, which is {room}: no load would ever add a replica"
+        yield Problem.at(("ray", "ingress", "target_ongoing_requests"), message, aim)
 
 
 def _queue(loc: Loc, service: Mapping[str, Any], mains: Mapping[str, Any]) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ calls this (decision 10): a second version in the same process would silently se
 """
 
 import asyncio
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, Final
@@ -162,6 +163,7 @@ def load(
     _describe(loaded, is_main=loaded is entry)
     _apply(loaded, overrides)
     server_on_deployment(loaded)
+    _remember_media_types()
     return _build_app(loaded, is_main=loaded is entry, task_prefix=task_prefix)
 
 
@@ -236,6 +238,14 @@ def _configure_logging() -> None:
     logging.getLogger("bentoml.access").setLevel(logging.WARNING)
 
 
+def _remember_media_types() -> None:
+    """Work out the media type of an API's answers once, not for every answer: it comes from the JSON schema."""
+    from _bentoml_sdk.io_models import IOMixin
+
+    work_out: Any = IOMixin.__dict__["mime_type"].__func__
+    IOMixin.mime_type = classmethod(functools.cache(work_out))  # type: ignore[arg-type]
+
+
 def _describe(service: Any, *, is_main: bool) -> None:
     from bentoml._internal.context import server_context
     from bentoml._internal.utils.uri import join_paths
@@ -278,15 +288,20 @@ def _apply(service: Any, overrides: Mapping[str, Any]) -> None:
 
 def _build_app(service: Any, *, is_main: bool, task_prefix: str) -> Any:
     from _bentoml_impl.server.app import ServiceAppFactory
+    from bentoml._internal.server.http.access import AccessLogMiddleware
     from bentoml._internal.server.http.traffic import TimeoutMiddleware
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+
+    from ray_canary.serving.tracing import Tracing
+
+    instead = {TimeoutMiddleware: FirstByteTimeout, OpenTelemetryMiddleware: Tracing}
 
     class AppFactory(ServiceAppFactory):  # type: ignore[misc]
         @property
         def middlewares(self) -> list[Any]:
-            middlewares: list[Any] = super().middlewares
+            middlewares: list[Any] = [each for each in super().middlewares if each.cls is not AccessLogMiddleware]
             for middleware in middlewares:
-                if middleware.cls is TimeoutMiddleware:
-                    middleware.cls = FirstByteTimeout
+                middleware.cls = instead.get(middleware.cls, middleware.cls)
             return middlewares
 
         async def create_instance(self, app: Any) -> None:

@@ -16,6 +16,11 @@ VERSION_IMPORT_PATH: Final = "ray_canary:version"
 SINGLE_IMPORT_PATH: Final = "ray_canary:app"
 INGRESS_DEPLOYMENT: Final = "Ingress"
 
+#: Seconds of higher and of lower load before ingress replicas are added and removed: those that come soon help, and
+#: each that goes has to drain.
+UPSCALE_DELAY_S: Final = 5.0
+DOWNSCALE_DELAY_S: Final = 300.0
+
 Config = dict[str, Any]
 
 
@@ -47,10 +52,19 @@ def ingress_deployment(plan: Plan, settings: IngressSettings) -> Config:
     ingress = plan.ray.ingress
     return {
         "name": INGRESS_DEPLOYMENT,
-        "num_replicas": ingress.num_replicas,
         "max_ongoing_requests": _ingress_requests(plan),
         "max_surge_percent": 100,
         "graceful_shutdown_timeout_s": plan.ray.hosts.graceful_shutdown_timeout_s,
+        # Always there, also where it leaves no choice: a block that comes or goes restarts the application.
+        "autoscaling_config": {
+            "min_replicas": ingress.num_replicas,
+            "initial_replicas": None,
+            "max_replicas": ingress.most_replicas,
+            "target_ongoing_requests": ingress.target_ongoing_requests,
+            "upscale_delay_s": UPSCALE_DELAY_S,
+            "downscale_delay_s": DOWNSCALE_DELAY_S,
+        },
+        **({"max_replicas_per_node": per_node} if (per_node := ingress.max_replicas_per_node) else {}),
         "ray_actor_options": {"num_cpus": ingress.num_cpus},
         "user_config": settings.model_dump(mode="json"),
     }
@@ -77,7 +91,8 @@ def ingress_settings(plan: Plan) -> IngressSettings:
         max_body_bytes=plan.ray.ingress.max_body_bytes,
         target_wait_s=plan.ray.ingress.target_wait_s,
         transport=plan.ray.ingress.transport,
-        ingress_replicas=plan.ray.ingress.num_replicas,
+        ingress_replicas=plan.ray.ingress.most_replicas,
+        access_log=plan.ray.ingress.access_log,
         access_authorization=plan.access_authorization,
         file=without_weights(plan.file),
     )
@@ -233,7 +248,7 @@ _SINGLE = """\
 """
 
 _COMMENTS: Final = {
-    "  - name: Ingress\n": "  # An edit of num_replicas or user_config restarts nothing.\n",
+    "  - name: Ingress\n": "  # An edit of autoscaling_config or user_config restarts nothing.\n",
     "      split:\n": "      # What the ingress decides by. main gets what the weights leave of 100.\n",
     "      targets:\n": "      # Where each target's requests go.\n",
     "      file:\n": "      # The rest of the Deployment file, for `ray-canary get`; the ingress doesn't read it.\n",

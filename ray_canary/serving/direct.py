@@ -172,7 +172,7 @@ class DirectTransport:
         """Start sending `request`; never waits."""
         endpoint = None if self._terms.by_handle or _needs_handle(request) else self._least_busy()
         if endpoint is not None and self._has_room(endpoint):
-            return DirectCall(request, endpoint, self._again)
+            return DirectCall(request, endpoint, self._again).start()
         call = DirectCall(request, None, self._again) if request.rest is not None else self.by_handle.send(request)
         if endpoint is not None:
             self._overflow.append(call)
@@ -301,14 +301,15 @@ class DirectCall:
 
     async def head(self) -> Head:
         """Wait for the beginning of the response. Raises `NotSent` or `Broken`."""
-        sending = await self._sending(self.endpoint) if self.endpoint is not None else None
-        if sending is None:
+        if self._exchange is None and self.endpoint is not None:
+            await self._connected(self.endpoint)
+        if self._exchange is None:
             await self._request.read_whole()
             self.otherwise = self._by_handle(self._request, self._failed)
             return await self.otherwise.head()
         head: Head | None = None
         try:
-            head = await sending.head()
+            head = await self._exchange.head()
         except Broken:
             if self._upload is not None and (error := _failure(self._upload)):
                 raise error from None
@@ -318,31 +319,45 @@ class DirectCall:
                 self._release()
         return head
 
-    async def _sending(self, endpoint: Endpoint) -> HttpExchange | None:
-        """Send the request, or begin to; None if that can't be done this way."""
+    def start(self) -> "DirectCall":
+        """Send the request now if a connection is at hand, so that it need not be waited for."""
+        if self.endpoint is not None and (connection := self.endpoint.take()) is not None:
+            self._begin(self.endpoint, connection)
+        return self
+
+    async def _connected(self, endpoint: Endpoint) -> None:
+        """Open a connection and send the request, or begin to. Raises `NotSent` if it was withdrawn meanwhile."""
+        try:
+            connection = await endpoint.connect()
+            if not connection.usable:
+                raise ConnectionError("the connection was lost at once")
+        except OSError as error:
+            logger.warning("%s can't be reached, and gets its requests by handle: %r", endpoint.address, error)
+            self._failed = endpoint
+            self._release()
+        except BaseException:
+            self._release()
+            raise
+        else:
+            self._begin(endpoint, connection)
+
+    def _begin(self, endpoint: Endpoint, connection: Connection) -> None:
+        """Send the request, or begin to; let go of the replica where it doesn't travel this way."""
         assert endpoint.secret is not None
         request = self._request
         sent = False
         try:
             head = request_head(request, endpoint.secret)
-            connection = endpoint.take() or await endpoint.connect()
-            if not connection.usable:
-                raise ConnectionError("the connection was lost at once")
-            try:
-                request.begin()
-            except Withdrawn:
-                endpoint.keep(connection)
-                raise NotSent("it was withdrawn") from None
+            request.begin()
             sent = True
-        except OSError as error:
-            logger.warning("%s can't be reached, and gets its requests by handle: %r", endpoint.address, error)
-            self._failed = endpoint
-            return None
         except ValueError as error:
             logger.info("A request goes by handle: %s", error)
-            return None
+            return
+        except Withdrawn:
+            raise NotSent("it was withdrawn") from None
         finally:
             if not sent:
+                endpoint.keep(connection)
                 self._release()
         self._exchange = HttpExchange(connection, request.method)
         if request.rest is None:
@@ -353,7 +368,6 @@ class DirectCall:
             connection.begin(self._exchange, head, first, uploading=True)
             self._upload = asyncio.get_running_loop().create_task(self._send_rest(connection, request.rest, chunked))
             self._upload.add_done_callback(_failure)  # Who waits for the response asks for it, if anybody still does.
-        return self._exchange
 
     async def _send_rest(self, connection: Connection, rest: Rest, chunked: bool) -> None:
         """Send what the client is still sending. What it can't send to its end ends the exchange."""

@@ -302,14 +302,17 @@ class Dispatcher:
         began = loop.time()
         call = target.transport.send(request)
         place.sent(call)
-        waiting = _Wait(target, request, call, self.settings.target_wait_s)
+        # What is on its way already, as it is over a connection at hand, can't be taken back.
+        waits = request.sent_at is None
+        waiting = _Wait(target, request, call, self.settings.target_wait_s) if waits else None
         answered = False
         try:
             head = await call.head()
             answered = True
             return head, call
         finally:
-            waiting.cancel()
+            if waiting is not None:
+                waiting.cancel()
             self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
             if request.sent_at is not None:
                 self._observer.sent(target.key, call.way)

@@ -158,8 +158,9 @@ def _replica(service: ServicePlan) -> dict[str, float]:
 
 def _demands(plan: Plan, *, most: bool) -> Iterator[tuple[str, str, int, dict[str, float]]]:
     """Yield where, deployment, how many replicas, and what each of them needs."""
-    replicas = plan.ray.ingress.num_replicas
-    yield "ray.ingress", "Ingress", replicas * 2 if most else replicas, {"CPU": plan.ray.ingress.num_cpus}
+    ingress = plan.ray.ingress
+    replicas = ingress.most_replicas * 2 if most else ingress.num_replicas
+    yield "ray.ingress", "Ingress", replicas, {"CPU": ingress.num_cpus}
     for target in plan.targets.values():
         for service in target.services.values():
             scaling = service.scaling

@@ -22,7 +22,8 @@ from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import Receive, Scope, Send, error_body
 from ray_canary.serving.redaction import Redactor
-from ray_canary.serving.serve_private import HandleTransport, node_address
+from ray_canary.serving.serve_private import HandleTransport
+from ray_canary.serving.serve_replica import node_address, write_together
 from ray_canary.serving.sleeping import Awake, Inner
 from ray_canary.serving.websocket_host import Socket
 from ray_canary.serving.wire import Head, Request
@@ -140,6 +141,7 @@ class BentoHost:
 
     async def answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what comes to this replica's own port, in HAProxy mode."""
+        write_together(receive)
         await self._door.answer(self._app, self._tag, scope, receive, send)
 
     def _no_such_task(self) -> Head:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, Self
 from urllib.parse import quote, unquote_to_bytes
 
@@ -119,17 +119,18 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes] = frozenset()) -> HeaderList:
-    """Return the headers that travel on: neither hop-by-hop, nor named in Connection, nor in `dropped`.
+def end_to_end(headers: HeaderList, away: frozenset[bytes] = HOP_BY_HOP) -> HeaderList:
+    """Return the headers that travel on: neither in `away`, which has HOP_BY_HOP in it, nor named in Connection.
 
     Names are compared in lower case: a Bento may answer in capitals, though ASGI says otherwise.
     """
-    named: set[bytes] = set()
-    for name, value in headers:
-        if name.lower() == b"connection":
-            named.update(token.strip().lower() for token in value.split(b","))
-    away = HOP_BY_HOP | dropped | named if named else HOP_BY_HOP | dropped
-    return [(name, value) for name, value in headers if name.lower() not in away]
+    kept = [header for header in headers if header[0].lower() not in away]
+    if len(kept) == len(headers):
+        return kept
+    named = {
+        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
+    }
+    return [header for header in kept if header[0].lower() not in named] if named else kept
 
 
 def without_prefix(scope: Scope) -> tuple[str, bytes]:
@@ -148,6 +149,8 @@ def without_prefix(scope: Scope) -> tuple[str, bytes]:
 
 def _after(raw: bytes, prefix: bytes) -> bytes:
     """Return what follows `prefix` in a percent-encoded path, encoded as it was; nothing if it begins otherwise."""
+    if b"%" not in raw:
+        return raw.removeprefix(prefix) if raw.startswith(prefix) else b""
     start = re.match(rb"(?:%%[0-9A-Fa-f]{2}|.){%d}" % len(prefix), raw, re.DOTALL)
     return raw[start.end() :] if start and unquote_to_bytes(start[0]) == prefix else b""
 

@@ -64,7 +64,10 @@ def request_head(request: Request, secret: bytes) -> bytes:
 
 def declared_size(request: Request) -> bytes | None:
     """Return what the client says of its body's size, if it does."""
-    return next((value for name, value in request.headers if name == b"content-length"), None)
+    for name, value in request.headers:
+        if name == b"content-length":
+            return value
+    return None
 
 
 def introduction(secret: bytes) -> bytes:

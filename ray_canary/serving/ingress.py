@@ -19,7 +19,8 @@ from ray_canary.serving.queue import Limits
 from ray_canary.serving.queue_actor import RayDesk
 from ray_canary.serving.queue_client import QueueClient
 from ray_canary.serving.recorder import Recorder
-from ray_canary.serving.serve_private import HandleTransport, hold_back, node_address, request_id
+from ray_canary.serving.serve_private import HandleTransport
+from ray_canary.serving.serve_replica import AccessLog, hold_back, node_address, request_id, write_together
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.sleepers import Sleepers
 from ray_canary.serving.store import GcsStore
@@ -53,6 +54,7 @@ class Ingress:
         self._background: asyncio.Task[None] | None = None
         self._sleepers = Sleepers(_statuses, serve.get_replica_context().app_name)
         self._access = TokenWatch()
+        self._access_log = AccessLog()
         self._told: dict[str, str] = {}
         self._watching: asyncio.Task[None] | None = None
         gate = Gate(self._access.tokens)
@@ -88,6 +90,7 @@ class Ingress:
         used = [self._queues.put_in_front(target, settings.ingress_replicas) for target in targets.values()]
         splitter = Splitter(settings.split.shares(), settings.deployment, arms=settings.arms())
         self._dispatcher = Dispatcher(settings, targets, splitter, self._recorder)
+        self._access_log.wanted = settings.access_log
         self._queues.close_others(used)
         for key in set(before) - set(targets):
             self._recorder.forget(key)
@@ -140,6 +143,7 @@ class Ingress:
 
     async def answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request."""
+        write_together(receive)
         await self._pass_through(scope, receive, send)
 
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import cache
 from itertools import product
 from typing import Final
 
@@ -10,6 +11,7 @@ from ray_canary.serving import websocket
 from ray_canary.serving.access import VERSION_HEADER, Gate
 from ray_canary.serving.dispatch import Answer, Dispatcher, Reason, Unanswered
 from ray_canary.serving.http import (
+    HOP_BY_HOP,
     BodyTooLarge,
     Disconnected,
     Receive,
@@ -36,7 +38,8 @@ Record = Callable[[str, str, int], None]
 
 TAG_HEADER: Final = b"x-bento-tag"
 SPLIT_HEADER: Final = b"x-bento-split"
-_OURS: Final = frozenset({VERSION_HEADER, TAG_HEADER, SPLIT_HEADER})
+#: Headers of a response that a Bento can't set.
+_OURS: Final = HOP_BY_HOP | {VERSION_HEADER, TAG_HEADER, SPLIT_HEADER}
 
 #: By this header a client asks Serve not to notice when it leaves.
 _DISCONNECT_DISABLED: Final = b"x-request-disconnect-disabled"
@@ -61,6 +64,12 @@ _SERVES_OWN: Final = frozenset(
         *_spellings("x-session-id"),
     }
 )
+
+
+@cache
+def _not_passed(keep: bytes) -> frozenset[bytes]:
+    """Return the headers of a request that no version sees, for a split that goes by the header `keep`."""
+    return HOP_BY_HOP | (_SERVES_OWN - {keep}) | {VERSION_HEADER}
 
 
 #: Bytes of a body that are read before the request is sent on; of a larger one the rest follows as it comes.
@@ -101,11 +110,9 @@ async def read_request(
     except BodyTooLarge:
         raise _too_large(max_body_bytes) from None
     path, raw_path = without_prefix(scope)
-    passed_on = [
-        (name, value)
-        for name, value in end_to_end(headers, _SERVES_OWN - {keep})
-        if name != VERSION_HEADER and not (name == b"authorization" and carries_token(value))
-    ]
+    passed_on = end_to_end(headers, _not_passed(keep))
+    if any(name == b"authorization" for name, _ in passed_on):
+        passed_on = [each for each in passed_on if each[0] != b"authorization" or not carries_token(each[1])]
     if keep != b"x-request-id":
         passed_on.append((b"x-request-id", request_id.encode()))
     request = Request(scope["method"], path, raw_path, scope["query_string"], passed_on, body, scope.get("client"))
@@ -119,9 +126,10 @@ def _declared_size(headers: HeaderList) -> int:
     Raises:
         Refused: it is no number, or there are several that differ (RFC 9110, section 8.6).
     """
-    sizes = {value.strip() for name, value in headers if name == b"content-length"}
-    if not sizes:
+    given = [value for name, value in headers if name == b"content-length"]
+    if not given:
         return 0
+    sizes = {value.strip() for value in given}
     size = sizes.pop()
     if sizes or not size.isdigit() or len(size) > _MAX_DIGITS:
         raise Refused(400, "Bad Request: the Content-Length header is not a number of bytes")
@@ -177,7 +185,7 @@ class PassThrough:
                 self._hold_back(receive)
             request = await self._read(dispatcher, scope, receive, enough)
         except Refused as error:
-            await send_error(send, error.status, str(error), error.headers)
+            await _refuse(send, error.status, str(error), error.headers)
             return
         except Disconnected:
             return
@@ -196,13 +204,11 @@ class PassThrough:
         try:
             answer = await dispatcher.answer(request, arrived, pinned)
         except Unanswered as error:
-            if error.status == 502:
-                logger.error("%s", error)
             self._record(error.target, error.reason, error.status)
-            await send_error(send, error.status, str(error), _headers_of(error))
+            await _refuse(send, error.status, str(error), _headers_of(error))
         except BodyTooLarge:
             refused = _too_large(dispatcher.settings.max_body_bytes)
-            await send_error(send, refused.status, str(refused))
+            await _refuse(send, refused.status, str(refused))
         except Disconnected:
             return
         else:
@@ -239,6 +245,12 @@ class PassThrough:
         return await read_request(
             scope, receive, settings.max_body_bytes, self._request_id(), dispatcher.header_name, enough=enough
         )
+
+
+async def _refuse(send: Send, status: int, sentence: str, headers: HeaderList | None = None) -> None:
+    """Answer a request that no version answers. The log of no version has it, so it is in ours."""
+    logger.log(logging.ERROR if status == 502 else logging.INFO, "%d %s", status, sentence)
+    await send_error(send, status, sentence, headers)
 
 
 async def _relay(answer: Answer, send: Send) -> None:

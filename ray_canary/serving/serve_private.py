@@ -7,7 +7,7 @@ replica set. Nor do they say whether a replica has accepted a request, and which
 did goes on looking for another one, without limit. Nor can they send to a replica that the caller names:
 `choose_replica()` leaves the choice to the router. Nor do they tell where a replica's own HTTP server listens, which
 Serve opens in HAProxy mode and tells its routers. Nor can anybody but a router count a request as waiting, which
-Serve's autoscaling goes by. The id of the request under way has no public reader either.
+Serve's autoscaling goes by.
 `tests/unit/serving/test_serve_private.py` fails when these move.
 """
 
@@ -19,7 +19,6 @@ from typing import Any, Final
 import ray
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
-from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
 from ray.serve.handle import DeploymentHandle
 
 from ray_canary.serving.transport import Address, Broken, Call, Gone, NotSent, Terms
@@ -32,8 +31,6 @@ LOOK_EVERY_S: Final = 0.25
 #: How many replicas that have left the router's set are remembered: while they drain, they still answer.
 REMEMBERED: Final = 64
 LOOPBACK: Final = "127.0.0.1"
-#: Pieces of a body that Serve may read before we take them; uvicorn's are 64 kB or so.
-AHEAD: Final = 8
 _NOWHERE: Final[Mapping[str, Address]] = {}
 
 
@@ -294,26 +291,3 @@ def _sentence(error: BaseException) -> str:
     """Return the last line of a Ray error: the rest is Ray's own stack, of no use to a client."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
-
-
-def request_id() -> str:
-    """Return Serve's id of the request under way: the client's `X-Request-ID` where it is sound, else a new one."""
-    return str(serve.context._get_serve_request_context().request_id)
-
-
-def hold_back(receive: Any) -> None:
-    """Let Serve read only a few pieces of a request's body ahead of us.
-
-    In direct-ingress mode it reads the whole body into a queue without bounds, however slowly it is taken off. Where it
-    runs our code in a thread of its own it can't be made to wait.
-    """
-    if isinstance(receive, ASGIDIReceiveProxy) and not RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
-        read = receive.queue
-        receive._queue = asyncio.Queue(max(AHEAD, read.qsize()))
-        while not read.empty():
-            receive._queue.put_nowait(read.get_nowait())
-
-
-def node_address() -> str:
-    """Return this node's address, as the other nodes of the cluster reach it."""
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

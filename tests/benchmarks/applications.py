@@ -94,6 +94,11 @@ def plain(plan: Plan, replicas: int, name: str = "plain") -> Config:
     return _plain(plan, name, "plain_bento", {"bento": BENTO, "service": SERVICE}, replicas)
 
 
+def hosted(plan: Plan, replicas: int, name: str = "hosted") -> Config:
+    """Return the same, where the deployment hosts the Bento as a version does."""
+    return _plain(plan, name, "hosted_bento", {"bento": BENTO, "service": SERVICE}, replicas)
+
+
 def plain_trivial(plan: Plan, replicas: int, name: str = "plain") -> Config:
     """Return one plain Serve deployment of the trivial app, with the options of a version, and no split."""
     return _plain(plan, name, "plain_trivial", {"service": SERVICE}, replicas)

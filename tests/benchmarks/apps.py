@@ -26,7 +26,20 @@ Args = dict[str, Any]
 
 
 def plain_bento(args: Args) -> Application:
-    """Build one deployment of the Bento: the ASGI app that a version of ray-canary runs, and nothing around it."""
+    """Build one deployment of the Bento as anyone would write it: its own ASGI app, as BentoML makes it."""
+
+    def build() -> Any:
+        import bentoml
+
+        OwnFolder().use()  # As `bentoml serve` does, and before anything imports prometheus_client.
+        service: Any = bentoml.load(args["bento"])
+        return service.to_asgi()
+
+    return _bound(args["service"], serve.ingress(build)())
+
+
+def hosted_bento(args: Args) -> Application:
+    """Build one deployment of the ASGI app that a version of ray-canary runs, and nothing around it."""
 
     def build() -> Any:
         OwnFolder().use()

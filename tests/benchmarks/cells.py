@@ -18,6 +18,7 @@ Sides = Mapping[str, Side]
 
 PLAIN = "plain Serve"
 PLAIN_ONE = "plain Serve, 1 replica"
+HOSTED = "plain Serve, our hosting"
 TWO = "ray-canary, 2 versions"
 THREE = "ray-canary, 3 versions"
 SIXTEEN = "ray-canary, 16 versions"
@@ -83,6 +84,7 @@ def _bentos(home: Path, folder: Path) -> Iterator[Sides]:
         *(applications.ingress(plan) for plan in (two, three)),
         applications.plain(two, 2),
         applications.plain(two, 1, "plain1"),
+        applications.hosted(two, 2),
         applications.naive("bento"),
     ]
     with ExitStack() as stack:
@@ -90,6 +92,7 @@ def _bentos(home: Path, folder: Path) -> Iterator[Sides]:
         yield {
             PLAIN: on_ray.side("plain"),
             PLAIN_ONE: on_ray.side("plain1"),
+            HOSTED: on_ray.side("hosted"),
             TWO: on_ray.canary("canary2", _names(2)),
             THREE: on_ray.canary("canary3", _names(3)),
             NAIVE: on_ray.side("naive", ingress="NaiveIngress"),
@@ -103,8 +106,8 @@ _BENTOS = Stage(
     _bentos,
     (
         _idle(TWO, NAIVE, PLAIN),
-        _wrk(AT_1, (PLAIN, TWO, NAIVE, NGINX, ALONE), Load(1)),
-        _wrk(AT_32, (PLAIN, PLAIN_ONE, TWO, THREE, NAIVE, NGINX, ALONE), Load(32)),
+        _wrk(AT_1, (PLAIN, HOSTED, TWO, NAIVE, NGINX, ALONE), Load(1)),
+        _wrk(AT_32, (PLAIN, PLAIN_ONE, HOSTED, TWO, THREE, NAIVE, NGINX, ALONE), Load(32)),
         _wrk(AT_256, (PLAIN, TWO, NAIVE, NGINX, ALONE), Load(256)),
         _wrk(MB_1, (PLAIN, TWO, NGINX), Load(8, 1_000_000)),
         _wrk(MB_20, (PLAIN, TWO, NGINX), Load(LARGE_CONNECTIONS, LARGE), meter.with_memory),

@@ -403,6 +403,21 @@ BAD = {
         GOOD + "ray: {ingress: {num_replicas: 0}}\n",
         ["f.yaml:3: ray.ingress.num_replicas: 0 is not a whole number, 1 or more"],
     ),
+    "more ingress replicas than there may be": (
+        GOOD + "ray: {ingress: {num_replicas: 3, max_replicas: 2}}\n",
+        ["f.yaml:3: ray.ingress.max_replicas: 2 is less than num_replicas, which is 3"],
+    ),
+    "fewer ingress replicas than there are by default": (
+        GOOD + "ray: {ingress: {max_replicas: 1}}\n",
+        ["f.yaml:3: ray.ingress.max_replicas: 1 is less than num_replicas, which is 2"],
+    ),
+    "an ingress that no load would ever scale": (
+        GOOD + "ray: {ingress: {max_replicas: 4, target_ongoing_requests: 2000}}\n",
+        [
+            "f.yaml:3: ray.ingress.target_ongoing_requests: 2000 is more than max_ongoing_requests, which is 1000: no "
+            "load would ever add a replica"
+        ],
+    ),
     "an application of no target": (
         version("{bento: s, weight: 1}") + "ray: {applications: {c: x}}\n",
         ["f.yaml:7: ray.applications.c: is not a target of this Deployment; the targets are main, a"],

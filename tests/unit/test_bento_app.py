@@ -20,12 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import httpx
 import pytest
 
-from ray_canary.serving.bento_app import FirstByteTimeout, Lifespan
+from ray_canary.serving.bento_app import FirstByteTimeout, Lifespan, _remember_media_types
 from ray_canary.serving.http import Message, Receive, Scope, Send
 
 BENTO: Final = Path(__file__).parents[1] / "bentos" / "everything"
@@ -743,6 +743,12 @@ imports_bentoml = pytest.mark.filterwarnings("ignore::DeprecationWarning")
         ("_bentoml_impl.server.serving:server_on_deployment", ["svc"]),
         ("_bentoml_impl.server.app:ServiceAppFactory", ["service", "is_main"]),
         ("bentoml._internal.server.http.traffic:TimeoutMiddleware", ["app", "timeout"]),
+        ("bentoml._internal.server.http.access:AccessLogMiddleware", ["app"]),
+        (
+            "opentelemetry.instrumentation.asgi:OpenTelemetryMiddleware",
+            ["app", "tracer_provider", "server_request_hook"],
+        ),
+        ("_bentoml_sdk.io_models:IOMixin.mime_type", []),
         ("bentoml._internal.utils.uri:join_paths", []),
         ("bentoml:bentos.get", ["tag"]),
         ("bentoml:Tag.from_str", ["tag_str"]),
@@ -778,6 +784,40 @@ def test_bentomls_private_variables_are_where_they_were() -> None:
     assert {"envs", "entry_service"} <= {field.name for field in BentoInfoV2.__attrs_attrs__}
     assert {"version", "formatters", "filters", "handlers", "loggers"} <= SERVER_LOGGING_CONFIG.keys()
     assert "bentoml" in SERVER_LOGGING_CONFIG["loggers"]
+
+
+@imports_bentoml
+def test_the_media_type_of_an_apis_answers_is_worked_out_once_and_is_bentomls_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import bentoml
+    from _bentoml_sdk.io_models import IOMixin, IORootModel
+    from bentoml.validators import ContentType
+
+    def text(self: object) -> str:
+        return ""
+
+    def number(self: object) -> int:
+        return 0
+
+    def file(self: object) -> Annotated[Path, ContentType("audio/mp3")]:
+        return Path()
+
+    specs = [bentoml.api(api).output_spec for api in (text, number, file)]
+    own = [spec.mime_type() for spec in specs]
+    assert own == ["text/plain", "application/json", "audio/mp3"]
+    monkeypatch.setattr(IOMixin, "mime_type", IOMixin.__dict__["mime_type"])  # Put back after the test.
+    worked_out = []
+    schema = IORootModel.__dict__["model_json_schema"].__func__
+
+    def counted(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        worked_out.append(cls)
+        return schema(cls, *args, **kwargs)
+
+    monkeypatch.setattr(IORootModel, "model_json_schema", classmethod(counted))
+    _remember_media_types()
+    assert [spec.mime_type() for spec in specs * 3] == own * 3
+    assert worked_out == specs[:2]
 
 
 LOGGING: Final = """

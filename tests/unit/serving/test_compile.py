@@ -108,7 +108,7 @@ def test_a_text_says_what_an_edit_restarts_beside_what_may_be_edited() -> None:
     canary, single = ((CONFIGS / f"{form}.yaml").read_text() for form in FORMS)
     for text in (canary, single):
         assert "# What the ingress decides by. main gets what the weights leave of 100.\n      split:\n" in text
-        assert "# An edit of num_replicas or user_config restarts nothing.\n  - name: Ingress\n" in text
+        assert "# An edit of autoscaling_config or user_config restarts nothing.\n  - name: Ingress\n" in text
     assert "No replica restarts" in canary
     assert "AN EDIT OF `args` RESTARTS EVERY VERSION" in single
     assert canary.count("An edit of args restarts it") == 3
@@ -149,10 +149,10 @@ def test_every_block_is_there_in_the_same_order_whatever_the_file_says(store: Be
         assert list(application) == ["name", "route_prefix", "import_path", "args", "deployments"]
     assert list(ingress["deployments"][0]) == [
         "name",
-        "num_replicas",
         "max_ongoing_requests",
         "max_surge_percent",
         "graceful_shutdown_timeout_s",
+        "autoscaling_config",
         "ray_actor_options",
         "user_config",
     ]
@@ -347,11 +347,41 @@ def test_versions_that_come_and_go_restart_nothing_that_stays(store: BentoStore,
 
 
 @pytest.mark.parametrize(
+    ("said", "least", "most"),
+    [
+        ({}, 2, 2),
+        ({"num_replicas": 3}, 3, 3),
+        ({"max_replicas": 5}, 2, 5),
+        ({"num_replicas": 4, "max_replicas": 5}, 4, 5),
+    ],
+)
+def test_the_ingress_is_scaled_between_its_numbers_and_reckons_with_the_greater(
+    store: BentoStore, said: dict[str, int], least: int, most: int
+) -> None:
+    (ingress,) = compile.ingress_application(planned(store, {**FILE, "ray": {"ingress": said}}))["deployments"]
+    scaling = ingress["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["initial_replicas"], scaling["max_replicas"]) == (least, None, most)
+    assert "num_replicas" not in ingress  # Serve takes one or the other.
+    assert ingress["user_config"]["ingress_replicas"] == most
+
+
+@pytest.mark.parametrize(("said", "block"), [({}, {}), ({"max_replicas_per_node": 1}, {"max_replicas_per_node": 1})])
+def test_the_ingress_is_spread_over_the_nodes_only_where_the_file_says_so(
+    store: BentoStore, said: dict[str, int], block: dict[str, int]
+) -> None:
+    (ingress,) = compile.ingress_application(planned(store, {**FILE, "ray": {"ingress": said}}))["deployments"]
+    assert {key: value for key, value in ingress.items() if key == "max_replicas_per_node"} == block
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("route_type", "header"),
         ("route_by", "other"),
         ("ray", {"ingress": {"num_replicas": 5}}),
+        ("ray", {"ingress": {"max_replicas": 5}}),
+        ("ray", {"ingress": {"target_ongoing_requests": 5}}),
+        ("ray", {"ingress": {"access_log": True}}),
         ("ray", {"ingress": {"max_ongoing_requests": 5}}),
         ("ray", {"ingress": {"max_body_bytes": 5}}),
         ("ray", {"ingress": {"target_wait_s": 5.0}}),

@@ -841,8 +841,22 @@ def test_what_waits_by_handle_is_served_before_what_comes_later() -> None:
     run(echo, test)
 
 
-def test_a_request_that_is_withdrawn_is_not_sent() -> None:
+def test_a_request_is_sent_at_once_where_a_connection_is_at_hand() -> None:
     async def test(transport: DirectTransport, replica: Replica) -> None:
+        asked = request(body=b"at once")
+        call = transport.send(asked)
+        assert asked.sent_at is not None
+        assert not asked.withdraw()
+        assert (await call.head()).status == 203
+        call.cancel()
+
+    run(echo, test)
+
+
+def test_a_request_that_is_withdrawn_before_there_is_a_connection_is_not_sent() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        for endpoint in transport._introduced():
+            endpoint._idle.clear()
         asked = request()
         call = transport.send(asked)
         assert asked.withdraw()
@@ -914,7 +928,8 @@ def test_a_replica_that_has_left_gets_nothing_more_and_ends_what_it_has() -> Non
                 await asyncio.sleep(0.001)
             assert (await ask(transport, request(body=b"new")))[1] == b"new"
             go_on.set()
-            assert (await waiting).body == b"old"
+            answered = await waiting
+            assert answered.body + b"".join([piece async for piece in call.body()]) == b"old"
 
     asyncio.run(whole())
 

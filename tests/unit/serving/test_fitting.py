@@ -121,6 +121,12 @@ def test_at_most_it_needs_every_replica_and_the_surge_rounded_up(store: BentoSto
     assert fitting.needs(ramped, most=True) == {"CPU": 2 * 1 + 2, "memory": 1.0 * GIB}
 
 
+def test_the_ingress_needs_its_least_to_begin_with_and_twice_its_most_at_most(store: BentoStore) -> None:
+    plan = planned(store, ray={"ingress": {"num_replicas": 2, "max_replicas": 5, "num_cpus": 1}})
+    assert fitting.needs(plan)["CPU"] - 2 * 1 == fitting.needs(planned(store))["CPU"] - 1 * 1
+    assert fitting.needs(plan, most=True)["CPU"] - 10 * 1 == fitting.needs(planned(store), most=True)["CPU"] - 2 * 1
+
+
 def test_a_gpu_of_a_kind_that_no_node_has_is_named(store: BentoStore) -> None:
     plan = planned(store, canary=canary(instance_type="gpu.l4.1"))
     said = refusal(plan, node(16, GPU=4))

@@ -290,7 +290,7 @@ def test_a_502_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
         client = run(here.get())
     assert error(client) == (502, "Bad Gateway: main broke: ActorDiedError: gone")
     assert here.records == [("main", "random", 502)]
-    assert caplog.messages == ["Bad Gateway: main broke: ActorDiedError: gone"]
+    assert caplog.messages == ["502 Bad Gateway: main broke: ActorDiedError: gone"]
     assert here.in_flight == 0
 
 
@@ -331,9 +331,9 @@ def test_a_started_response_that_breaks_gets_neither_an_end_nor_a_second_status(
 
 def test_a_response_that_can_not_be_passed_on_does_not_stay_in_flight() -> None:
     async def test() -> None:
-        broken: Any = [(b"a", b"1", b"too many")]
+        broken: Any = [(1, b"no name")]
         here = world(Script(answer=head(b"first", more=True, headers=broken)))
-        with pytest.raises(ValueError, match="unpack"):
+        with pytest.raises(AttributeError, match="lower"):
             await here.get()
         assert here.in_flight == 0
 

@@ -32,12 +32,6 @@ def test_a_handle_has_a_router_that_has_a_replica_set() -> None:
     assert isinstance(RequestRouter.curr_replicas, property)
 
 
-def test_a_request_has_an_id() -> None:
-    from ray.serve import context
-
-    assert hasattr(context._get_serve_request_context(), "request_id")
-
-
 def test_a_call_knows_whether_a_replica_has_accepted_it() -> None:
     from ray.serve.handle import DeploymentResponseGenerator
 
