@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks import decision, machine, report
+from tests.benchmarks import decision, machine, profile, report
 from tests.benchmarks.cells import STAGES, Cell, Sides, Stage
 from tests.benchmarks.results import Group, Measured, Results
 from tests.benchmarks.settings import Settings
@@ -45,7 +45,8 @@ def measure(settings: Settings, folder: Path) -> None:
 
 def _stages(settings: Settings, home: Path, folder: Path) -> dict[str, Callable[[], Group]]:
     found: dict[str, Callable[[], Group]] = {decision.NAME: partial(decision.run, settings)}
-    return found | {stage.name: partial(_run, stage, settings, home, folder) for stage in STAGES}
+    found |= {stage.name: partial(_run, stage, settings, home, folder) for stage in STAGES}
+    return found | {profile.NAME: partial(profile.run, settings, home, folder)}
 
 
 def _run(stage: Stage, settings: Settings, home: Path, folder: Path) -> Group:

@@ -101,7 +101,7 @@ def _bentos(home: Path, folder: Path) -> Iterator[Sides]:
         }
 
 
-_BENTOS = Stage(
+BENTOS = Stage(
     "bento",
     _bentos,
     (
@@ -209,4 +209,4 @@ _DEFAULTS = Stage(
     (_wrk(AT_64, (PLAIN, PLAIN_ONE, TWO, NAIVE), _TRIVIAL),),
 )
 
-STAGES = (_BENTOS, _SPLITS, _HAPROXY, _DEFAULTS)
+STAGES = (BENTOS, _SPLITS, _HAPROXY, _DEFAULTS)

@@ -45,8 +45,10 @@ _ABOUT: Final = {
     "bento": (
         "The same Bento everywhere, in HAProxy mode with the throughput preset. Its API takes a text and answers "
         "with the text's length, so that nearly all of the time is BentoML's, Serve's and ours. Plain Serve is one "
-        "deployment that hosts the Bento's ASGI app as a version of ray-canary does, with 2 replicas; nginx splits "
-        "between two `bentoml serve`; `bentoml serve` alone is one. The naive ingress is FastAPI and `await "
+        "deployment with 2 replicas, `serve.ingress` around the Bento's own `to_asgi()`, and nothing of ray-canary. "
+        "Our hosting is the same around the app that a version of ray-canary runs, which leaves out what nobody reads "
+        "([how Bentos are hosted](decisions/hosting.md)): between that and ray-canary is what the split costs. nginx "
+        "splits between two `bentoml serve`; `bentoml serve` alone is one. The naive ingress is FastAPI and `await "
         "handle.remote(...)`, and its two versions call the Bento as a Python object: BentoML's HTTP server, with "
         "all that it checks and counts, isn't in it. ray-canary sends its requests `direct`, as `ray-canary get` "
         "calls it. Bodies are of 100 bytes unless a row says otherwise. Memory is that of an ingress replica; of a "
@@ -63,6 +65,12 @@ _ABOUT: Final = {
         "An ASGI app that answers `ok` in the place of the Bento, in HAProxy mode: what is left is the layers "
         "themselves. Where a column doesn't say otherwise, there are two replicas of the app, and two of an "
         "ingress."
+    ),
+    "profile": (
+        "Whose code is at work, as py-spy sees it 100 times a second, in one replica of each kind while 32 connections "
+        "ask the Bento. A sample is its innermost frame's owner's; what the standard library does is its caller's, and "
+        "a system call is whoever's it is made by: the response is written to the socket in uvicorn's name where the "
+        "Bento isn't ours, and in ray-canary's where it is. The event loop is uvloop, which reads the sockets."
     ),
     "defaults": (
         "The same on Serve's defaults: its Python proxy, without the throughput preset. Replicas have no ports of "

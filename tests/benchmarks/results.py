@@ -25,6 +25,7 @@ class Figure(StrEnum):
     DELAY_99 = "from a chunk's making to its arrival, p99, ms"
     MERGED = "chunks that arrived in another one's, per stream"
     CHOICE = "ns per choice"
+    SHARE = "percent of the samples"
     RSS = "RSS of each replica, MB"
     PSS = "PSS of each replica, MB"
 

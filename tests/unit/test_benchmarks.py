@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ray_canary import config
-from tests.benchmarks import applications, cells, decision, load, report, stream
+from tests.benchmarks import applications, cells, decision, load, profile, report, stream
 from tests.benchmarks.goals import verdicts
 from tests.benchmarks.load import Load
 from tests.benchmarks.results import Figure, Group, Measured, Results, Sample, Spread
@@ -200,7 +200,7 @@ def test_a_page_says_that_nothing_failed() -> None:
 
 
 def test_every_group_has_its_table_and_says_what_it_is() -> None:
-    names = [decision.NAME, *(stage.name for stage in cells.STAGES)]
+    names = [decision.NAME, *(stage.name for stage in cells.STAGES), profile.NAME]
     page = report.page(run(*(of(name, "a cell", Figure.RATE, plain=100, two=95) for name in names)))
     assert page.count("| a cell | 100 (100..100) | 95.0 (95.0..95.0) x0.95 |") == len(names)
 
@@ -211,6 +211,39 @@ def test_the_page_in_the_docs_is_that_of_its_numbers() -> None:
     if numbers.exists():
         results = Results.model_validate_json(numbers.read_text(encoding="utf-8"))
         assert page.read_text(encoding="utf-8") == report.page(results), "run `python -m tests.benchmarks page`"
+
+
+# The profile. ---------------------------------------------------------------------------------------------------------
+
+_SITE = "/venv/lib/python3.11/site-packages"
+_THREAD = "Thread._bootstrap (/lib/python3.11/threading.py:1002)"
+
+
+@pytest.mark.parametrize(
+    ("frames", "owner"),
+    [
+        ([_THREAD, f"send ({_SITE}/uvicorn/protocols/http/httptools_impl.py:5)"], "uvicorn"),
+        (
+            [_THREAD, f"run ({_SITE}/ray/serve/_private/replica.py:5)", "info (/lib/logging/__init__.py:9)"],
+            "Serve and Ray",
+        ),
+        ([_THREAD, f"run ({_SITE}/ray/serve/x.py:5)", "head (/here/ray_canary/serving/direct.py:9)"], "ray-canary"),
+        ([_THREAD, f"api ({_SITE}/_bentoml_impl/server/app.py:1)", "bind (/lib/inspect.py:3)"], "BentoML"),
+        ([_THREAD, f"use_span ({_SITE}/opentelemetry/trace/__init__.py:632)"], "OpenTelemetry"),
+        ([_THREAD, f"app ({_SITE}/starlette/routing.py:7)"], "Starlette, pydantic and others"),
+        ([_THREAD], profile.LOOP),
+        ([_THREAD, "wait (/lib/python3.11/asyncio/tasks.py:4)"], profile.OTHERS),
+    ],
+)
+def test_a_sample_is_the_innermost_frames_that_is_somebodys(frames: list[str], owner: str) -> None:
+    assert profile.owner(frames) == owner
+
+
+def test_the_shares_of_a_profile_add_up() -> None:
+    stacks = [f"{_THREAD};send ({_SITE}/uvicorn/x.py:5) 3", f"{_THREAD} 1"]
+    assert profile.shares(stacks) == {"uvicorn": 0.75, profile.LOOP: 0.25}
+    with pytest.raises(ValueError, match="nothing at work"):
+        profile.shares([])
 
 
 # What is run. ---------------------------------------------------------------------------------------------------------
