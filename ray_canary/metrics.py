@@ -20,12 +20,52 @@ class Metric:
 
 
 _TARGET = ("canary_deployment", "bento_version")
+_SERVED = (*_TARGET, "bento", "route_type", "status_class")
+#: From 1 ms to 10 min: an answer of a small model, and the last token of a large one.
+_UP_TO_10_MIN = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
 
 REQUESTS = Metric(
     "counter",
     "canary_requests",
-    "Requests answered, by the version that answered, why it did, and the class of the status.",
-    (*_TARGET, "split_reason", "status_class"),
+    "Requests answered, by the version and the Bento that answered, why it did, and the class of the status.",
+    (*_SERVED, "split_reason"),
+)
+DURATION = Metric(
+    "histogram",
+    "canary_request_duration_seconds",
+    "Seconds from a request's arrival until its response had been sent to its end, or as far as it was.",
+    _SERVED,
+    _UP_TO_10_MIN,
+)
+FIRST_BYTE = Metric(
+    "histogram",
+    "canary_first_byte_seconds",
+    "Seconds from a request's arrival until its response began.",
+    _SERVED,
+    _UP_TO_10_MIN,
+)
+RESPONSE_BYTES = Metric("counter", "canary_response_bytes", "Bytes of response bodies sent.", _SERVED)
+CUT_OFF = Metric(
+    "counter",
+    "canary_cut_off",
+    "Responses that had begun when their replica broke; the client got a part of it and the status of a whole one.",
+    _TARGET,
+)
+STREAM_CHUNKS = Metric(
+    "counter",
+    "canary_stream_chunks",
+    "Pieces of streams that were passed on; a stream is a response whose size isn't said at its beginning.",
+    (*_TARGET, "bento"),
+)
+CHUNK_GAP = Metric(
+    "histogram",
+    "canary_stream_chunk_gap_seconds",
+    "Seconds between two pieces of a stream: for a language model, the time of a token.",
+    (*_TARGET, "bento"),
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
 )
 MISSING_KEY = Metric(
     "counter",
@@ -101,6 +141,12 @@ REJECTED_SPLIT = Metric(
 
 ALL: tuple[Metric, ...] = (
     REQUESTS,
+    DURATION,
+    FIRST_BYTE,
+    RESPONSE_BYTES,
+    CUT_OFF,
+    STREAM_CHUNKS,
+    CHUNK_GAP,
     MISSING_KEY,
     FAILOVERS,
     UNAVAILABLE,

@@ -382,14 +382,16 @@ _METRICS: Final = (
 
 Every ingress replica counts these, and Ray exports them on each node beside its own metrics. `canary_deployment` is
 the Deployment's name, `bento_version` is `main` or a version's key. The labels `deployment`, `application` and
-`replica` are Serve's own, and name the ingress. `status_class` is `2xx`, `3xx`, `4xx` or `5xx`. `split_reason` is what
+`replica` are Serve's own, and name the ingress. `bento` is the tag of the Bento that answered, and `route_type` how
+the split goes: `header`, `query` or `random`. `status_class` is `2xx`, `3xx`, `4xx` or `5xx`. `split_reason` is what
 `X-Bento-Split` says: `keyed`, `random`, `no-key`, `pinned`, `system`, `task` or `failover`.
 [Operations](operations.md#what-to-alert-on) has queries."""
 )
 
 _METRICS_END: Final = """\
 What the ingress answers before it asks a version is not counted: 400, 403 and 413, and the 503 of a terminated
-Deployment. A request whose client leaves before the answer begins is not counted either.
+Deployment. A request whose client leaves before the answer begins is not counted either. A websocket counts when it is
+accepted or refused, with the time until then; how long it lasts and what it carries is not measured.
 
 Counts are handed to Ray once a second. A series appears with its first count. A gauge is each ingress replica's own:
 sum `ray_canary_in_flight` over the replicas, and take the maximum or minimum of the others. Ray rebuilds a histogram's

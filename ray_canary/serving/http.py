@@ -155,8 +155,14 @@ def _after(raw: bytes, prefix: bytes) -> bytes:
     return raw[start.end() :] if start and unquote_to_bytes(start[0]) == prefix else b""
 
 
-async def relay(head: Head, headers: HeaderList, call: Call, send: Send) -> None:
+def nobody(size: int) -> None:
+    """Take no note of a piece that was sent."""
+
+
+async def relay(head: Head, headers: HeaderList, call: Call, send: Send, sent: Callable[[int], None] = nobody) -> None:
     """Send a response that has begun, each piece when it comes; end the call if it can't be sent to its end.
+
+    `sent` is told the size of each piece once it has been sent.
 
     Raises:
         Broken: the replica broke in the middle.
@@ -166,9 +172,11 @@ async def relay(head: Head, headers: HeaderList, call: Call, send: Send) -> None
         await send({"type": "http.response.start", "status": head.status, "headers": headers})
         if complete or head.body:
             await send({"type": "http.response.body", "body": head.body, "more_body": head.more})
+            sent(len(head.body))
         if head.more:
             async for piece in call.body():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                sent(len(piece))
             complete = True
             await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:

@@ -58,9 +58,7 @@ class Ingress:
         self._told: dict[str, str] = {}
         self._watching: asyncio.Task[None] | None = None
         gate = Gate(self._access.tokens)
-        self._pass_through = PassThrough(
-            self._in_force, request_id, self._recorder.request, gate, node_address, hold_back
-        )
+        self._pass_through = PassThrough(self._in_force, request_id, self._recorder, gate, node_address, hold_back)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config` into force, if it is right.

@@ -27,14 +27,12 @@ from ray_canary.serving.http import (
     while_connected,
     without_prefix,
 )
+from ray_canary.serving.journal import Journal, Passing, Served
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import HeaderList, Request
 from ray_canary.tokens import carries_token
 
 logger = logging.getLogger("ray.serve")
-
-#: Given a target, a reason and a status: an answer was sent.
-Record = Callable[[str, str, int], None]
 
 TAG_HEADER: Final = b"x-bento-tag"
 SPLIT_HEADER: Final = b"x-bento-split"
@@ -153,7 +151,7 @@ class PassThrough:
         self,
         dispatcher: Callable[[], Dispatcher],
         request_id: Callable[[], str],
-        record: Record,
+        journal: Journal,
         gate: Gate,
         address: Callable[[], str] = lambda: "127.0.0.1",
         hold_back: Callable[[Receive], None] = lambda _: None,
@@ -167,7 +165,7 @@ class PassThrough:
         self._dispatcher = dispatcher
         self._gate = gate
         self._request_id = request_id
-        self._record = record
+        self._journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request, or carry one websocket."""
@@ -204,16 +202,42 @@ class PassThrough:
         try:
             answer = await dispatcher.answer(request, arrived, pinned)
         except Unanswered as error:
-            self._record(error.target, error.reason, error.status)
+            served = self._unanswered(dispatcher, error, arrived)
             await _refuse(send, error.status, str(error), _headers_of(error))
+            self._journal.ended(served, time.monotonic() - arrived, 0)
         except BodyTooLarge:
             refused = _too_large(dispatcher.settings.max_body_bytes)
             await _refuse(send, refused.status, str(refused))
         except Disconnected:
             return
         else:
-            self._record(answer.target.key, answer.reason, answer.head.status)
-            await _relay(answer, send)
+            await self._relay(answer, self._answered(dispatcher, answer, arrived), arrived, send)
+
+    def _answered(self, dispatcher: Dispatcher, answer: Answer, arrived: float) -> Served:
+        """Note that an answer begins."""
+        split = dispatcher.settings.split
+        served = Served(answer.target.key, answer.head.tag, split.route_type, answer.head.status)
+        self._journal.request(served, answer.reason, time.monotonic() - arrived)
+        return served
+
+    def _unanswered(self, dispatcher: Dispatcher, error: Unanswered, arrived: float) -> Served:
+        """Note that a target answers nothing, and the ingress in its place."""
+        settings = dispatcher.settings
+        served = Served(error.target, settings.targets[error.target].bento, settings.split.route_type, error.status)
+        self._journal.request(served, error.reason, time.monotonic() - arrived)
+        return served
+
+    async def _relay(self, answer: Answer, served: Served, arrived: float, send: Send) -> None:
+        passing = Passing(self._journal, served, arrived)
+        try:
+            passing.streams = _streams(answer)
+            await relay(answer.head, _headers(answer), answer.call, send, passing.sent)
+        except Broken as error:
+            self._journal.cut_off(served.target)
+            raise CutOff(f"{answer.target.key} broke in the middle of a response: {error}") from error
+        finally:
+            answer.end()
+            passing.ended()
 
     async def _websocket(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one websocket; its handshake is read, and let in, as any request is."""
@@ -229,10 +253,10 @@ class PassThrough:
             try:
                 answer = await dispatcher.answer(request, arrived, pinned)
             except Unanswered as error:
-                self._record(error.target, error.reason, error.status)
+                self._unanswered(dispatcher, error, arrived)
                 await websocket.deny(scope, send, error.status, str(error), _headers_of(error))
                 return
-            self._record(answer.target.key, answer.reason, answer.head.status)
+            self._answered(dispatcher, answer, arrived)
             if answer.head.status == websocket.ACCEPTED:
                 await websocket.converse(answer, _headers(answer), connected, receive, send)
             else:
@@ -253,13 +277,8 @@ async def _refuse(send: Send, status: int, sentence: str, headers: HeaderList | 
     await send_error(send, status, sentence, headers)
 
 
-async def _relay(answer: Answer, send: Send) -> None:
-    try:
-        await relay(answer.head, _headers(answer), answer.call, send)
-    except Broken as error:
-        raise CutOff(f"{answer.target.key} broke in the middle of a response: {error}") from error
-    finally:
-        answer.end()
+def _streams(answer: Answer) -> bool:
+    return answer.head.more and all(name.lower() != b"content-length" for name, _ in answer.head.headers)
 
 
 def _headers_of(error: Unanswered) -> HeaderList:

@@ -1,5 +1,6 @@
 """Emits the metrics of one ingress replica through Ray, so that Ray's own Prometheus endpoint has them."""
 
+import logging
 import time
 from collections import Counter as Tally
 from typing import Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 from ray.serve import metrics as serve_metrics
 
 from ray_canary import metrics
+from ray_canary.serving.journal import Served
 from ray_canary.serving.targets import Target
 
 
@@ -17,6 +19,8 @@ def _make(metric: metrics.Metric) -> Any:
     kind = serve_metrics.Counter if metric.kind == "counter" else serve_metrics.Gauge
     return kind(metric.name, metric.description, labels)
 
+
+logger = logging.getLogger("ray.serve")
 
 _STATE = (
     metrics.CONFIGURED_WEIGHT,
@@ -33,19 +37,45 @@ class Recorder:
     def __init__(self, deployment: str) -> None:
         self._deployment = {"canary_deployment": deployment}
         self._metrics = {metric.name: _make(metric) for metric in metrics.ALL}
-        self._requests: Tally[tuple[str, str, str]] = Tally()
+        #: The labels of who served a request; making them takes longer than counting.
+        self._of_served: dict[Served, dict[str, str]] = {}
+        self._failing: set[str] = set()
+        self._requests: Tally[tuple[Served, str]] = Tally()
+        self._bytes: Tally[Served] = Tally()
+        self._chunks: Tally[tuple[str, str]] = Tally()
+        self._cut_off: Tally[str] = Tally()
         self._failovers: Tally[str] = Tally()
         self._unavailable: Tally[str] = Tally()
         self._sent: Tally[tuple[str, str]] = Tally()
         self._missing_keys = 0
         self._rejected = False
-        self._waits: list[tuple[str, float]] = []
-        self._queued: list[tuple[str, float]] = []
         self._refused: Tally[str] = Tally()
 
-    def request(self, target: str, reason: str, status: int) -> None:
-        """Count an answered request."""
-        self._requests[target, reason, f"{status // 100}xx"] += 1
+    # What the pass-through tells (`Journal`). Histograms are fed at once: a second's worth of them in one go would hold
+    # everybody up.
+
+    def request(self, served: Served, reason: str, seconds: float) -> None:
+        """Count an answer that begins, for this reason, so many seconds after its request arrived."""
+        self._requests[served, reason] += 1
+        self._observe(metrics.FIRST_BYTE, seconds, self._labels_of(served))
+
+    def ended(self, served: Served, seconds: float, size: int) -> None:
+        """Note how long a response took from its request's arrival on, in seconds, and its body's size in bytes."""
+        if size:
+            self._bytes[served] += size
+        self._observe(metrics.DURATION, seconds, self._labels_of(served))
+
+    def cut_off(self, target: str) -> None:
+        """Count a response that ended in the middle."""
+        self._cut_off[target] += 1
+
+    def chunk(self, served: Served, gap_s: float | None) -> None:
+        """Count a piece of a stream, and note the seconds since the one before it."""
+        self._chunks[served.target, served.bento] += 1
+        if gap_s is not None:
+            self._observe(metrics.CHUNK_GAP, gap_s, {**self._labels(served.target), "bento": served.bento})
+
+    # What the dispatcher tells (`Observer`). --------------------------------------------------------------------------
 
     def unavailable(self, target: str) -> None:
         """Count a request for `target` that found no room anywhere."""
@@ -57,11 +87,11 @@ class Recorder:
 
     def waited(self, target: str, seconds: float) -> None:
         """Note how long a request waited for a replica, in seconds."""
-        self._waits.append((target, seconds))
+        self._observe(metrics.TARGET_WAIT, seconds, self._labels(target))
 
     def queued(self, target: str, seconds: float) -> None:
         """Note how long a request waited for its turn, in seconds."""
-        self._queued.append((target, seconds))
+        self._observe(metrics.QUEUE_WAIT, seconds, self._labels(target))
 
     def refused(self, target: str) -> None:
         """Count a request that found a queue full."""
@@ -81,9 +111,14 @@ class Recorder:
 
     def flush(self, shares: dict[str, int], targets: dict[str, Target]) -> None:
         """Hand over what was counted since the last time, and the state now."""
-        for (target, reason, status_class), count in _taken(self._requests):
-            labels = {**self._labels(target), "split_reason": reason, "status_class": status_class}
-            self._count(metrics.REQUESTS, count, labels)
+        for (served, reason), count in _taken(self._requests):
+            self._count(metrics.REQUESTS, count, {**self._labels_of(served), "split_reason": reason})
+        for served, count in _taken(self._bytes):
+            self._count(metrics.RESPONSE_BYTES, count, self._labels_of(served))
+        for (target, bento), count in _taken(self._chunks):
+            self._count(metrics.STREAM_CHUNKS, count, {**self._labels(target), "bento": bento})
+        for target, count in _taken(self._cut_off):
+            self._count(metrics.CUT_OFF, count, self._labels(target))
         for (target, way), count in _taken(self._sent):
             self._count(metrics.SENT, count, {**self._labels(target), "transport": way})
         for target, count in _taken(self._failovers):
@@ -95,12 +130,6 @@ class Recorder:
         if self._missing_keys:
             self._count(metrics.MISSING_KEY, self._missing_keys, self._deployment)
             self._missing_keys = 0
-        waits, self._waits = self._waits, []
-        for target, seconds in waits:
-            self._metrics[metrics.TARGET_WAIT.name].observe(seconds, self._labels(target))
-        queued, self._queued = self._queued, []
-        for target, seconds in queued:
-            self._metrics[metrics.QUEUE_WAIT.name].observe(seconds, self._labels(target))
         self._flush_state(shares, targets)
 
     def _flush_state(self, shares: dict[str, int], targets: dict[str, Target]) -> None:
@@ -120,11 +149,27 @@ class Recorder:
         for metric in _STATE:
             self._set(metric, 0, self._labels(target))
 
+    def _labels_of(self, served: Served) -> dict[str, str]:
+        found = self._of_served.get(served)
+        if found is None:
+            more = {"bento": served.bento, "route_type": served.route_type, "status_class": f"{served.status // 100}xx"}
+            found = self._of_served[served] = {**self._labels(served.target), **more}
+        return found
+
     def _labels(self, target: str) -> dict[str, str]:
         return {**self._deployment, "bento_version": target}
 
     def _count(self, metric: metrics.Metric, by: int, labels: dict[str, str]) -> None:
         self._metrics[metric.name].inc(by, labels)
+
+    def _observe(self, metric: metrics.Metric, value: float, labels: dict[str, str]) -> None:
+        try:
+            self._metrics[metric.name].observe(value, labels)
+        except Exception:
+            # A request must not fail for it.
+            if metric.name not in self._failing:
+                logger.exception("%s can't be counted; said once.", metric.name)
+            self._failing.add(metric.name)
 
     def _set(self, metric: metrics.Metric, value: float, labels: dict[str, str]) -> None:
         self._metrics[metric.name].set(value, labels)

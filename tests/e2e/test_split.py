@@ -27,6 +27,9 @@ INGRESS_REPLICAS = 2
 KEYS = 2_000
 REQUESTS = 1_000
 
+#: What is measured of every request that a version answers.
+TIMES = ("target_wait", "request_duration", "first_byte")
+
 #: An endpoint of the Bento. What BentoML serves beside those, such as `/livez`, is main's where there is no key.
 ENDPOINT = "/web/counts"
 
@@ -229,8 +232,8 @@ def test_the_metrics_say_what_was_answered_and_what_the_split_is(scrape: Callabl
     def counted() -> list[Sample] | None:
         samples = scrape()
         requests = total(samples, "ray_canary_requests_total", "bento_version", "split_reason")
-        waits = total(samples, "ray_canary_target_wait_seconds_count").get((), 0)
-        return samples if matches(requests) and waits == sum(requests.values()) else None
+        observed = [total(samples, f"ray_canary_{name}_seconds_count").get((), 0) for name in TIMES]
+        return samples if matches(requests) and observed == [sum(requests.values())] * len(TIMES) else None
 
     def matches(requests: dict[Any, float]) -> bool:
         """Those who waited for the Deployment to be ready asked too, without a key."""
@@ -246,8 +249,13 @@ def test_the_metrics_say_what_was_answered_and_what_the_split_is(scrape: Callabl
     missing = total(samples, "ray_canary_missing_key_total", "canary_deployment")
     assert missing == {("probe",): requests["no-key",]}
     waits = total(samples, "ray_canary_target_wait_seconds_count")
-    quick = [one for one in samples if one.name.endswith("_bucket") and one.labels["le"] == "0.25"]
+    quick = [one for one in samples if one.name.endswith("_wait_seconds_bucket") and one.labels["le"] == "0.25"]
     assert sum(sample.value for sample in quick) == waits[()] == sum(requests.values())
+    served = total(samples, "ray_canary_requests_total", "bento_version", "bento", "route_type")
+    for name in ("ray_canary_request_duration_seconds_count", "ray_canary_first_byte_seconds_count"):
+        assert total(samples, name, "bento_version", "bento", "route_type") == served
+    assert {bento for _, bento, _ in served} == {"probe:v1", "probe:v2", "probe:v3"}
+    assert total(samples, "ray_canary_response_bytes_total")[()] > sum(requests.values())
     for name in ("configured", "effective"):
         gauges = [sample for sample in samples if sample.name == f"ray_canary_{name}_weight"]
         assert len(gauges) == INGRESS_REPLICAS * len(WEIGHTS)
@@ -275,11 +283,12 @@ def test_each_ingress_replica_keeps_to_its_own_blocks(scrape: Callable[[], list[
 def test_the_exported_names_are_ours_with_rays_prefix(scrape: Callable[[], list[Sample]]) -> None:
     suffix = {"counter": "_total", "gauge": "", "histogram": "_count"}
     expected = {f"ray_{metric.name}{suffix[metric.kind]}" for metric in metrics.ALL}
-    silent = {f"ray_{metric.name}_total" for metric in (metrics.FAILOVERS, metrics.UNAVAILABLE, metrics.QUEUE_REFUSED)}
-    silent.add(f"ray_{metrics.QUEUE_WAIT.name}_count")  # No version has a queue here.
-    assert {sample.name for sample in scrape()} - {"ray_canary_target_wait_seconds_bucket"} - {
-        "ray_canary_target_wait_seconds_sum"
-    } == expected - silent
+    # Nothing fails, streams or is refused, and no version has a queue here.
+    counters = (metrics.FAILOVERS, metrics.UNAVAILABLE, metrics.QUEUE_REFUSED, metrics.CUT_OFF, metrics.STREAM_CHUNKS)
+    silent = {f"ray_{metric.name}_total" for metric in counters}
+    silent |= {f"ray_{metric.name}_count" for metric in (metrics.QUEUE_WAIT, metrics.CHUNK_GAP)}
+    parts = {f"ray_{one.name}{part}" for one in metrics.ALL if one.kind == "histogram" for part in ("_bucket", "_sum")}
+    assert {sample.name for sample in scrape()} - parts == expected - silent
     for sample in scrape():
         assert sample.labels["canary_deployment"] == "probe"
         assert sample.labels["deployment"] == "Ingress"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ray_canary.serving.access import Gate
 from ray_canary.serving.dispatch import Dispatcher
 from ray_canary.serving.http import Message, Scope
+from ray_canary.serving.journal import Served
 from ray_canary.serving.passthrough import PassThrough
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.targets import Target
@@ -196,6 +197,28 @@ class FakeObserver:
         self.turned_away.append(target)
 
 
+class FakeJournal:
+    """Remembers what the pass-through told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[Served, str, float]] = []
+        self.over: list[tuple[Served, float, int]] = []
+        self.broken: list[str] = []
+        self.gaps: list[float | None] = []
+
+    def request(self, served: Served, reason: str, seconds: float) -> None:
+        self.begun.append((served, reason, seconds))
+
+    def ended(self, served: Served, seconds: float, size: int) -> None:
+        self.over.append((served, seconds, size))
+
+    def cut_off(self, target: str) -> None:
+        self.broken.append(target)
+
+    def chunk(self, served: Served, gap_s: float | None) -> None:
+        self.gaps.append(gap_s)
+
+
 # One Deployment's ingress ---------------------------------------------------------------------------------------------
 
 
@@ -223,14 +246,16 @@ class World:
         self.observer = FakeObserver()
         splitter = Splitter(self.settings.split.shares(), self.settings.deployment, arms=self.settings.arms())
         self.dispatcher = Dispatcher(self.settings, dict(self.targets), splitter, self.observer)
-        self.records: list[tuple[str, str, int]] = []
+        self.journal = FakeJournal()
         self.tokens: Tokens | None = Tokens()
         self.now = 0.0
         gate = Gate(lambda: self.tokens, lambda: self.now)
-        self.app = PassThrough(lambda: self.dispatcher, lambda: "serves-id", self._record, gate)
+        self.app = PassThrough(lambda: self.dispatcher, lambda: "serves-id", self.journal, gate)
 
-    def _record(self, target: str, reason: str, status: int) -> None:
-        self.records.append((target, reason, status))
+    @property
+    def records(self) -> list[tuple[str, str, int]]:
+        """Who answered each request, why, and with what status."""
+        return [(served.target, reason, served.status) for served, reason, _ in self.journal.begun]
 
     @property
     def in_flight(self) -> int:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_canary.serving.http import Message, without_prefix
+from ray_canary.serving.journal import Served
 from ray_canary.serving.passthrough import CutOff
 from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import HeaderList, Request
@@ -294,6 +295,40 @@ def test_a_502_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert here.in_flight == 0
 
 
+def test_who_counts_is_told_of_an_answer_when_it_begins_and_when_it_has_ended() -> None:
+    here = world(Script(answer=head(b"four")))
+    run(here.get())
+    served = Served("main", "summarization:fake", "random", 200)
+    ((begun, reason, first_s),) = here.journal.begun
+    assert (begun, reason) == (served, "random")
+    ((ended, whole_s, size),) = here.journal.over
+    assert (ended, size) == (served, 4)
+    assert 0 <= first_s <= whole_s < 10
+    assert not here.journal.gaps
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_the_pieces_of_a_stream_and_the_time_between_them_are_told_and_those_of_a_sized_body_are_not(
+    sized: bool,
+) -> None:
+    headers = [(b"content-length", b"9")] if sized else []
+    here = world(Script(answer=head(b"one", more=True, headers=headers), parts=[b"two", b"six"]))
+    run(here.get())
+    ((_, _, size),) = here.journal.over
+    assert size == 9
+    first, *gaps = here.journal.gaps or [None]
+    assert first is None
+    assert len(gaps) == (0 if sized else 2)
+    assert all(gap is not None and 0 <= gap < 10 for gap in gaps)
+
+
+def test_a_request_that_no_version_answers_is_told_with_the_bento_that_should_have() -> None:
+    here = world(BREAKS)
+    run(here.get())
+    assert [served for served, _, _ in here.journal.begun] == [Served("main", "s:1", "random", 502)]
+    assert [(served.status, size) for served, _, size in here.journal.over] == [(502, 0)]
+
+
 def test_a_504_is_answered_in_time() -> None:
     here = world(Script(), targets={"main": target_config(timeout_s=0.01)})
     client = run(here.get())
@@ -323,6 +358,7 @@ def test_a_started_response_that_breaks_gets_neither_an_end_nor_a_second_status(
             await post(here, client)
         assert client.status == 200
         assert client.sent[-1]["more_body"]
+        assert here.journal.broken == ["main"]
         assert here.in_flight == 0
         assert here.records == [("main", "random", 200)]
 
