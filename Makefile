@@ -9,6 +9,7 @@ demo: $(READY)
 	$(BIN)/ray-canary demo
 
 test: $(READY)
+	@command -v prometheus >/dev/null || { apt-get update -qq && apt-get install -y -qq prometheus; }
 	$(BIN)/python -m pytest
 
 check: $(READY)
@@ -35,6 +36,7 @@ bentos: $(READY)
 # The pages that are generated from the code.
 docs: $(READY)
 	$(BIN)/python -m ray_canary.reference
+	$(BIN)/python -m ray_canary.grafana
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

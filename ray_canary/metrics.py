@@ -120,6 +120,12 @@ QUEUE_OLDEST = Metric(
 QUEUE_REFUSED = Metric(
     "counter", "canary_queue_refused", "Requests answered 429 because their version's queue was full.", _TARGET
 )
+TARGET_INFO = Metric(
+    "gauge",
+    "canary_target_info",
+    "1: this is a target's Bento, and the Serve application that serves it, to join with Serve's and Ray's metrics.",
+    (*_TARGET, "bento", "version_application"),
+)
 IN_FLIGHT = Metric(
     "gauge", "canary_in_flight", "Requests of a version that this ingress replica is waiting for.", _TARGET
 )
@@ -156,11 +162,17 @@ ALL: tuple[Metric, ...] = (
     QUEUE_DEPTH,
     QUEUE_OLDEST,
     QUEUE_REFUSED,
+    TARGET_INFO,
     IN_FLIGHT,
     CONFIGURED_WEIGHT,
     EFFECTIVE_WEIGHT,
     REJECTED_SPLIT,
 )
+
+
+def exported(metric: Metric) -> str:
+    """Return a metric's name as Prometheus sees it; that of a histogram's parts begins so."""
+    return f"ray_{metric.name}{'_total' if metric.kind == 'counter' else ''}"
 
 
 def effective_shares(configured: dict[str, int], ready: dict[str, bool], main: str = "main") -> dict[str, int]:

@@ -153,18 +153,13 @@ def configuration() -> str:
 def metrics_table() -> str:
     """Return the page on the metrics."""
     header = ("Metric", "Kind", "Labels", "What it says")
-    rows = [(f"`{exported(m)}`", m.kind, _labels(m.labels), m.description) for m in metrics.ALL]
+    rows = [(f"`{metrics.exported(m)}`", m.kind, _labels(m.labels), m.description) for m in metrics.ALL]
     buckets = [
-        f"Buckets of `{exported(metric)}`, in seconds: {', '.join(f'{bound:g}' for bound in metric.buckets)}."
+        f"Buckets of `{metrics.exported(metric)}`, in seconds: {', '.join(f'{bound:g}' for bound in metric.buckets)}."
         for metric in metrics.ALL
         if metric.buckets
     ]
     return "\n\n".join([_METRICS, _table(header, rows), *buckets, _METRICS_END]) + "\n"
-
-
-def exported(metric: metrics.Metric) -> str:
-    """Return a metric's name as Prometheus sees it."""
-    return f"ray_{metric.name}{'_total' if metric.kind == 'counter' else ''}"
 
 
 def write(folder: Path = DOCS) -> None:

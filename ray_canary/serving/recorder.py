@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import Counter as Tally
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from ray.serve import metrics as serve_metrics
@@ -31,6 +32,9 @@ _STATE = (
 )
 
 
+_TROUBLE = (metrics.FAILOVERS, metrics.UNAVAILABLE, metrics.QUEUE_REFUSED, metrics.CUT_OFF, metrics.MISSING_KEY)
+
+
 class Recorder:
     """Counts in plain Python on the request path; `flush` hands the sums to Ray once in a while."""
 
@@ -40,6 +44,9 @@ class Recorder:
         #: The labels of who served a request; making them takes longer than counting.
         self._of_served: dict[Served, dict[str, str]] = {}
         self._failing: set[str] = set()
+        #: What was last said of each target.
+        self._info: dict[str, dict[str, str]] = {}
+        self._begun: set[str] = set()
         self._requests: Tally[tuple[Served, str]] = Tally()
         self._bytes: Tally[Served] = Tally()
         self._chunks: Tally[tuple[str, str]] = Tally()
@@ -143,6 +150,30 @@ class Recorder:
             self._set(metrics.IN_FLIGHT, target.in_flight, labels)
             self._set(metrics.QUEUE_DEPTH, target.gate.depth, labels)
             self._set(metrics.QUEUE_OLDEST, target.gate.oldest_s(time.monotonic()), labels)
+
+        self._flush_info(targets)
+        self._begin_at_zero(targets)
+
+    def _begin_at_zero(self, targets: Iterable[str]) -> None:
+        """Show what counts trouble before there is any: a rate doesn't see a series' first count."""
+        for target in set(targets) - self._begun:
+            self._begun.add(target)
+            for metric in _TROUBLE:
+                labels = self._deployment if metric is metrics.MISSING_KEY else self._labels(target)
+                # Ray's public `inc` refuses 0.
+                self._metrics[metric.name]._record(0, labels)
+
+    def _flush_info(self, targets: dict[str, Target]) -> None:
+        now = {
+            key: {"bento": target.settings.bento, "version_application": target.transport.place[0]}
+            for key, target in targets.items()
+        }
+        for key, place in self._info.items():
+            if now.get(key) != place:
+                self._set(metrics.TARGET_INFO, 0, {**self._labels(key), **place})
+        for key, place in now.items():
+            self._set(metrics.TARGET_INFO, 1, {**self._labels(key), **place})
+        self._info = now
 
     def forget(self, target: str) -> None:
         """Show a target that has left the Deployment at zero."""

@@ -338,7 +338,7 @@ def test_every_metric_is_on_its_page_under_the_name_that_prometheus_sees() -> No
     assert "`ray_canary_requests_total`" in page
     assert "`ray_canary_in_flight`" in page
     for metric in metrics.ALL:
-        assert f"`{reference.exported(metric)}`" in page
+        assert f"`{metrics.exported(metric)}`" in page
         assert metric.description in page.replace("\\_", "_")
 
 
