@@ -173,7 +173,7 @@ def test_requests_begin_in_the_order_of_their_arrival_at_whichever_ingress_repli
 def test_a_client_that_leaves_gives_its_place_up(cluster: RealCluster) -> None:
     """Every second one leaves while nearly all of them wait: what has not begun by then is never begun."""
     numbers(cluster)
-    clients = [asking(number, seconds=0.15) for number in range(200)]
+    clients = [asking(number, seconds=0.3) for number in range(200)]
     assert clients[0].recv(4096).startswith(b"HTTP/1.1 200")
     for client in clients[1::2]:
         client.close()
