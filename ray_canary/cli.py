@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ray_canary import __version__, changing, deployment, screens
 from ray_canary.config import DeploymentFile
+from ray_canary.console_command import console
 from ray_canary.description import describe
 from ray_canary.errors import ConfigError, RayCanaryError
 from ray_canary.explaining import explain
@@ -257,6 +258,7 @@ def demo(file: str) -> None:
     run(file)
 
 
+cli.add_command(console)
 cli.add_command(token)
 
 
