@@ -94,7 +94,8 @@ SENT = Metric(
 TARGET_WAIT = Metric(
     "histogram",
     "canary_target_wait_seconds",
-    "Seconds that a request waited for a replica, after its turn in a queue, until it was sent or given up.",
+    "Seconds that a request waited for a replica, after its turn in a queue, until it was sent or given up; "
+    "one that was sent at once over an open connection doesn't count.",
     _TARGET,
     (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
 )

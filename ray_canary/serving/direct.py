@@ -153,6 +153,7 @@ class DirectTransport:
     @property
     def way(self) -> str:
         """How requests travel now."""
+        self._follow()
         return "direct" if self._introduced() and not self._terms.by_handle else "handle"
 
     def waits(self, by: int) -> None:

@@ -303,8 +303,9 @@ class Dispatcher:
         call = target.transport.send(request)
         place.sent(call)
         # What is on its way already, as it is over a connection at hand, can't be taken back.
-        waits = request.sent_at is None
-        waiting = _Wait(target, request, call, self.settings.target_wait_s) if waits else None
+        waiting = None
+        if request.sent_at is None:
+            waiting = _Wait(target, request, call, self.settings.target_wait_s)
         answered = False
         try:
             head = await call.head()
@@ -313,7 +314,7 @@ class Dispatcher:
         finally:
             if waiting is not None:
                 waiting.cancel()
-            self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
+                self._observer.waited(target.key, (request.sent_at or loop.time()) - began)
             if request.sent_at is not None:
                 self._observer.sent(target.key, call.way)
             if not answered:

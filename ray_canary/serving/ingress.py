@@ -45,9 +45,12 @@ class Ingress:
     that has a good one goes on with it and says so loudly; one that never had a good one does not start.
     """
 
+    #: What counts.
+    recorder = Recorder
+
     def __init__(self, deployment: str, *versions: Any) -> None:
         """Make the ingress of `deployment`; `versions` only make Serve deploy them in the same application."""
-        self._recorder = Recorder(deployment)
+        self._recorder = self.recorder(deployment)
         self._connections = Connections(_connect)
         self._queues = Queues(self._open_queue)
         self._dispatcher: Dispatcher | None = None

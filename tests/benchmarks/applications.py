@@ -62,6 +62,11 @@ def ingress(plan: Plan) -> Config:
     return compile.ingress_application(plan)
 
 
+def unmetered(plan: Plan) -> Config:
+    """Return ray-canary's ingress without metrics."""
+    return {**ingress(plan), "import_path": f"{_APPS}:unmetered"}
+
+
 def ingress_sharing(plan: Plan, count: int) -> Config:
     """Return the same where no more than `count` applications serve all of the versions; no file could say that."""
     application = copy.deepcopy(ingress(plan))

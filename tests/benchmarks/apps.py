@@ -11,12 +11,16 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from ray_canary.serving import bento_app
+from ray_canary.serving import bento_app, compile
 from ray_canary.serving.entry import entry
 from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.host import OwnFolder
 from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import Receive, Scope, Send
+from ray_canary.serving.ingress import Ingress
+from ray_canary.serving.journal import Served
+from ray_canary.serving.recorder import Recorder
+from ray_canary.serving.targets import Target
 from ray_canary.serving.wire import Head, Request
 
 Args = dict[str, Any]
@@ -91,6 +95,39 @@ class TrivialHost:
 def trivial_version(args: Args) -> Application:
     """Build a version that is the trivial app."""
     return _bound(args["service"], serve.ingress(lambda: entry)(TrivialHost))
+
+
+class NoRecorder(Recorder):
+    """Counts nothing, and tells Ray nothing."""
+
+    def request(self, served: Served, reason: str, seconds: float) -> None:
+        """Do nothing."""
+
+    def ended(self, served: Served, seconds: float, size: int) -> None:
+        """Do nothing."""
+
+    def chunk(self, served: Served, gap_s: float | None) -> None:
+        """Do nothing."""
+
+    def sent(self, target: str, way: str) -> None:
+        """Do nothing."""
+
+    def waited(self, target: str, seconds: float) -> None:
+        """Do nothing."""
+
+    def flush(self, shares: dict[str, int], targets: dict[str, Target]) -> None:
+        """Do nothing."""
+
+
+class Unmetered(Ingress):
+    """The ingress without metrics."""
+
+    recorder = NoRecorder
+
+
+def unmetered(args: Args) -> Application:
+    """Build ray-canary's ingress without metrics."""
+    return _bound(compile.INGRESS_DEPLOYMENT, serve.ingress(lambda: entry)(Unmetered), args["deployment"])
 
 
 # As anyone would write it. --------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ IN_TWO = "ray-canary, 16 versions in 2 processes"
 HEADER = "ray-canary, by header"
 QUERY = "ray-canary, by query"
 HANDLE = "ray-canary, by handle"
+UNMETERED = "ray-canary, no metrics"
 ONE_INGRESS = "ray-canary, 1 ingress replica"
 FOUR_INGRESS = "ray-canary, 4 ingress replicas"
 NAIVE = "naive ingress"
@@ -79,9 +80,11 @@ def _names(count: int, kind: str = "bento") -> list[str]:
 @contextmanager
 def _bentos(home: Path, folder: Path) -> Iterator[Sides]:
     two, three = (applications.plan(home, applications.deployment(f"canary{count}", count)) for count in (2, 3))
+    bare = applications.plan(home, applications.deployment("bare", 2))
     configs = [
         *applications.versions(three),
         *(applications.ingress(plan) for plan in (two, three)),
+        applications.unmetered(bare),
         applications.plain(two, 2),
         applications.plain(two, 1, "plain1"),
         applications.hosted(two, 2),
@@ -95,6 +98,7 @@ def _bentos(home: Path, folder: Path) -> Iterator[Sides]:
             HOSTED: on_ray.side("hosted"),
             TWO: on_ray.canary("canary2", _names(2)),
             THREE: on_ray.canary("canary3", _names(3)),
+            UNMETERED: on_ray.canary("bare", _names(2)),
             NAIVE: on_ray.side("naive", ingress="NaiveIngress"),
             NGINX: stack.enter_context(nginx(home, folder)),
             ALONE: stack.enter_context(bentoml_serve(home, folder, ALONE_PORT)),
@@ -108,11 +112,12 @@ BENTOS = Stage(
         _idle(TWO, NAIVE, PLAIN),
         _wrk(AT_1, (PLAIN, HOSTED, TWO, NAIVE, NGINX, ALONE), Load(1)),
         _wrk(AT_32, (PLAIN, PLAIN_ONE, HOSTED, TWO, THREE, NAIVE, NGINX, ALONE), Load(32)),
+        _wrk(f"{AT_32}, with and without metrics", (UNMETERED, TWO), Load(32)),
         _wrk(AT_256, (PLAIN, TWO, NAIVE, NGINX, ALONE), Load(256)),
         _wrk(MB_1, (PLAIN, TWO, NGINX), Load(8, 1_000_000)),
         _wrk(MB_20, (PLAIN, TWO, NGINX), Load(LARGE_CONNECTIONS, LARGE), meter.with_memory),
         _stream(STREAM, (PLAIN, TWO), clients=1, every_s=0),
-        _stream(TOKENS, (PLAIN, TWO), clients=8, every_s=0.005),
+        _stream(TOKENS, (PLAIN, TWO, UNMETERED), clients=8, every_s=0.005),
     ),
 )
 
@@ -165,6 +170,7 @@ def _deployments(*, haproxy: bool) -> dict[str, dict[str, Any]]:
         return {TWO: make("canary2")}
     return {
         TWO: make("canary2"),
+        UNMETERED: make("bare"),
         ONE_INGRESS: make("one", ingress_replicas=1),
         FOUR_INGRESS: make("four", ingress_replicas=4),
         HANDLE: make("handle", transport="handle"),
@@ -177,7 +183,10 @@ def _trivial(home: Path, folder: Path, *, haproxy: bool) -> Iterator[Sides]:
     plans = {side: applications.plan(home, file) for side, file in files.items()}
     configs = [
         *applications.trivial_versions(plans[TWO]),
-        *map(applications.ingress, plans.values()),
+        *(
+            applications.unmetered(plan) if side == UNMETERED else applications.ingress(plan)
+            for side, plan in plans.items()
+        ),
         applications.plain_trivial(plans[TWO], 2),
         applications.plain_trivial(plans[TWO], 1, "plain1"),
         applications.naive("trivial"),
@@ -200,7 +209,7 @@ _TRIVIAL = Load(64, 0, "/ok")
 _HAPROXY = Stage(
     "trivial",
     partial(_trivial, haproxy=True),
-    (_wrk(AT_64, (PLAIN, PLAIN_ONE, TWO, ONE_INGRESS, FOUR_INGRESS, HANDLE, NAIVE), _TRIVIAL),),
+    (_wrk(AT_64, (PLAIN, PLAIN_ONE, TWO, UNMETERED, ONE_INGRESS, FOUR_INGRESS, HANDLE, NAIVE), _TRIVIAL),),
 )
 
 _DEFAULTS = Stage(

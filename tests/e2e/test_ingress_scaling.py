@@ -5,7 +5,6 @@ from collections import Counter
 from typing import Any
 
 import httpx
-import pytest
 
 from ray_canary.splitter import Splitter
 from tests.e2e.deployments import probe
@@ -24,7 +23,6 @@ def scaled(**ingress: Any) -> dict[str, Any]:
     return {**file, "ray": {**file["ray"], "ingress": {"num_cpus": 0.1, **ingress}}}
 
 
-@pytest.mark.timeout(420)
 def test_ingress_replicas_are_added_and_removed_under_load_and_no_request_fails(cluster: RealCluster) -> None:
     cluster.serve_deploy(cluster.build(scaled(num_replicas=1, max_replicas=3, target_ongoing_requests=AIM)))
     cluster.until_ready("probe")

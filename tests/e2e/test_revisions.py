@@ -55,7 +55,6 @@ def file(weights: dict[str, int]) -> dict[str, Any]:
     return light(weights, bentos=bentos, envs={"a": {"ONLY_A": "1"}}, ingress_replicas=2)
 
 
-@pytest.mark.timeout(420)
 def test_deploy_weights_promote_and_rollback_in_a_row_fail_no_request_and_restart_nothing_that_stays(
     shared: RealCluster,
 ) -> None:
@@ -188,7 +187,6 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.timeout(420)
 def test_a_command_that_is_killed_after_any_of_its_steps_and_run_again_loses_and_repeats_nothing(
     shared: RealCluster, verb: str
 ) -> None:

@@ -165,7 +165,6 @@ def answers(url: str) -> bool:
     return httpx.get(url, timeout=5).status_code == 200
 
 
-@pytest.mark.timeout(420)
 def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: RealCluster) -> None:
     """Four Deployments, one for each strategy, with a canary of 1 and one of 4 replicas, and main with 1."""
     serve(cluster, {"main": "1", "a": "1", "b": "1"})
@@ -225,7 +224,6 @@ def least(cluster: RealCluster, version: str) -> int:
     return int(config["deployments"][0]["autoscaling_config"]["min_replicas"])
 
 
-@pytest.mark.timeout(300)
 def test_a_version_has_the_replicas_for_its_new_share_before_the_first_request_of_it(
     cluster: RealCluster, tmp_path: Path
 ) -> None:
@@ -266,7 +264,7 @@ def test_a_version_has_the_replicas_for_its_new_share_before_the_first_request_o
 
     gone.touch()
     with requests_to(cluster) as load:
-        done = cluster.canary("weights", "scaled", "a=0", "b=80", "--timeout", "12", code=1)
+        done = cluster.canary("weights", "scaled", "a=0", "b=80", "--timeout", "60", code=1)
     assert not load.failures
     said = done.stdout + done.stderr
     assert "the split stays as it was" in said
@@ -295,7 +293,6 @@ def slow_requests(cluster: RealCluster, keys: list[str]) -> Iterator[Load]:
         yield load
 
 
-@pytest.mark.timeout(300)
 def test_a_version_scales_up_and_down_by_its_own_numbers_and_no_other_version_moves(cluster: RealCluster) -> None:
     policy = {"scale_up_stabilization_window": 0, "scale_down_stabilization_window": 1}
     file = scaled({"a": 50}, a={"min_replicas": 1, "max_replicas": 2, "policy": policy})

@@ -22,6 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SUMMARIZATION = str(CONFIGS / "summarization.yaml")
 COMMANDS = {
     "build",
+    "console",
     "delete",
     "demo",
     "deploy",
