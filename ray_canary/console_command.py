@@ -10,21 +10,19 @@ from ray_canary.screens import out
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8300, show_default=True, help="Its port.")
-@click.option("--prometheus", metavar="URL", help="A Prometheus that scrapes the cluster.  [default: Ray's endpoints]")
+@click.option("--port", type=click.IntRange(1, 65535), default=8300, show_default=True, help="The port on 127.0.0.1.")
 @click.option("--open/--no-open", "opens", default=True, show_default=True, help="Open a browser.")
 @_address
-def console(host: str, port: int, prometheus: str | None, opens: bool, address: str | None) -> None:
-    """Serve the web console, until Ctrl-C."""
+def console(port: int, opens: bool, address: str | None) -> None:
+    """Serve a web page that shows every Deployment, its versions and their replicas, on this machine, until Ctrl-C."""
     try:
         from ray_canary.console import app
         from ray_canary.console.desk import Settings
     except ImportError as error:
         missing = "needs more packages: pip install 'ray-canary[console]'"
         raise ConfigError.of(f"{missing} ({error.name} is missing)", "console") from None
-    settings = Settings(address, host, port, None, prometheus)
-    url = f"http://{host}:{port}"
+    settings = Settings(address, port)
+    url = f"http://127.0.0.1:{port}"
 
     def started() -> None:
         out.print(f"The console: {url}", highlight=False)

@@ -1,22 +1,19 @@
 """What every page of the console works with."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ray_canary.serving.cluster import Cluster
+
+#: The names that a console may be reached by. It shows what is on the cluster to whoever reaches it.
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a console is run. `address` is Ray's dashboard, `prometheus` a Prometheus server's address, if there is one.
-
-    `token` is what a browser has to show; None: whoever reaches `host` and `port` may use it.
-    """
+    """How a console is run: `address` is Ray's dashboard, `port` where it listens on 127.0.0.1."""
 
     address: str | None = None
-    host: str = "127.0.0.1"
     port: int = 8300
-    token: str | None = field(default=None, repr=False)
-    prometheus: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from ray_canary.serving.http_connection import (
@@ -34,6 +34,9 @@ CONNECT_S: Final = 2.0
 #: Seconds that a replica may take to be connected to and introduced, and after which it is tried again.
 INTRODUCTION_S: Final = 5.0
 TRY_AGAIN_S: Final = 10.0
+#: Seconds within which the router drops a replica that refuses connections, and how often a request looks for that.
+GONE_WITHIN_S: Final = 5.0
+LOOK_EVERY_S: Final = 0.05
 #: Paths that Serve answers itself wherever they come in.
 _SERVES_OWN: Final = "/-/"
 
@@ -45,6 +48,8 @@ class Endpoint:
         self.address = address
         self.secret: bytes | None = None
         self.in_flight = 0
+        #: Until when (monotonic s) it is taken for one that is about to go, as it has refused a connection.
+        self.goes_until = 0.0
         self._hosts = address.hosts
         self._idle: list[Connection] = []
         self._closed = False
@@ -57,11 +62,11 @@ class Endpoint:
                 async with asyncio.timeout(CONNECT_S):
                     _, made = await loop.create_connection(lambda: Connection(self._ended), host, self.address.port)
             except OSError as error:
-                refused = error
+                failure = error
             else:
                 self._hosts = (host, *(other for other in self._hosts if other != host))
                 return made
-        raise refused
+        raise failure
 
     async def greet(self, secret: bytes) -> None:
         """Open a first connection, and see whether this secret opens the door. Raises OSError or `Broken`."""
@@ -174,18 +179,39 @@ class DirectTransport:
         endpoint = None if self._terms.by_handle or _needs_handle(request) else self._least_busy()
         if endpoint is not None and self._has_room(endpoint):
             return DirectCall(request, endpoint, self._again).start()
-        call = DirectCall(request, None, self._again) if request.rest is not None else self.by_handle.send(request)
+        going = None if _needs_handle(request) else self._going()
+        if request.rest is not None or going is not None:
+            call: Call = DirectCall(request, None, self._again, going)
+        else:
+            call = self.by_handle.send(request)
         if endpoint is not None:
             self._overflow.append(call)
         return call
 
-    def _again(self, request: Request, failed: Endpoint | None) -> Call:
-        """Send by handle what could not be sent to `failed`, which is tried again later."""
+    async def _again(self, request: Request, failed: Endpoint | None) -> Call:
+        """Send by handle what could not be sent to `failed`, which is tried again later.
+
+        A replica that refuses connections is about to go, and the router learns it a moment later. A handle would send
+        to it until then, and what it has been sent nobody else gets: if no other replica is left, wait for that moment.
+
+        Raises:
+            NotSent: the last replica has gone.
+        """
         for replica, endpoint in self._endpoints.items():
             if endpoint is failed and endpoint.secret is not None:
                 endpoint.secret = None
                 self._introduce_later(replica, endpoint, TRY_AGAIN_S)
+        last = failed is not None and failed.goes_until > 0
+        while self._going() and self.routable:
+            await asyncio.sleep(LOOK_EVERY_S)
+        if last and not self.routable:
+            raise NotSent("its last replica has gone")
         return self.by_handle.send(request)
+
+    def _going(self) -> Endpoint | None:
+        """Return the only replica, if it is about to go."""
+        only = next(iter(self._endpoints.values())) if len(self._endpoints) == 1 else None
+        return only if only is not None and only.goes_until > time.monotonic() else None
 
     def _has_room(self, endpoint: Endpoint) -> bool:
         """Whether a request may find a place at a replica at once.
@@ -263,7 +289,7 @@ class DirectTransport:
 
 
 #: Sends a request by handle, given the replica that can't be reached.
-ByHandle = Callable[[Request, Endpoint | None], Call]
+ByHandle = Callable[[Request, Endpoint | None], Awaitable[Call]]
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:
@@ -283,12 +309,14 @@ class DirectCall:
 
     __slots__ = ("_by_handle", "_exchange", "_failed", "_request", "_upload", "endpoint", "otherwise")
 
-    def __init__(self, request: Request, endpoint: Endpoint | None, by_handle: ByHandle) -> None:
-        """Send to `endpoint`, or by handle if that is None or can't be reached."""
+    def __init__(
+        self, request: Request, endpoint: Endpoint | None, by_handle: ByHandle, failed: Endpoint | None = None
+    ) -> None:
+        """Send to `endpoint`, or by handle if that is None or can't be reached, as `failed` could not."""
         self._request = request
         self._by_handle = by_handle
         self._exchange: HttpExchange | None = None
-        self._failed: Endpoint | None = None
+        self._failed = failed
         self._upload: asyncio.Task[None] | None = None
         self.endpoint = endpoint
         self.otherwise: Call | None = None
@@ -306,7 +334,7 @@ class DirectCall:
             await self._connected(self.endpoint)
         if self._exchange is None:
             await self._request.read_whole()
-            self.otherwise = self._by_handle(self._request, self._failed)
+            self.otherwise = await self._by_handle(self._request, self._failed)
             return await self.otherwise.head()
         head: Head | None = None
         try:
@@ -335,6 +363,8 @@ class DirectCall:
         except OSError as error:
             logger.warning("%s can't be reached, and gets its requests by handle: %r", endpoint.address, error)
             self._failed = endpoint
+            if isinstance(error, ConnectionRefusedError) and endpoint.secret is not None:
+                endpoint.goes_until = time.monotonic() + GONE_WITHIN_S
             self._release()
         except BaseException:
             self._release()

@@ -23,6 +23,8 @@ class Sent:
     reason: str = ""
     tag: str = ""
     error: str = ""
+    #: What an answer other than 200 said.
+    said: str = ""
 
     @property
     def failed(self) -> bool:
@@ -77,6 +79,7 @@ class Load:
             headers.get("x-bento-version", ""),
             headers.get("x-bento-split", ""),
             headers.get("x-bento-tag", ""),
+            said="" if response.status_code == 200 else response.text[:500],
         )
 
     @property

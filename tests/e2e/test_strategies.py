@@ -179,6 +179,7 @@ def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: Real
     print("\n| Strategy | Of | Fewest ready | Most at once | Requests | Failed | Failed over to main |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(map(str, rows)))
+    print("\n".join(f"{row.strategy} {row.target}: {one}" for row in rows for one in row.sent if one.status == 502))
 
     seen = {(one.strategy, one.target): one for one in rows}
     for (strategy, target), one in seen.items():

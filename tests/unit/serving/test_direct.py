@@ -727,7 +727,11 @@ def test_where_the_file_wants_handles_everything_goes_by_handle() -> None:
     run(echo, test)
 
 
-def test_a_replica_that_can_not_be_reached_any_more_is_reached_by_handle() -> None:
+def test_a_replica_that_can_not_be_reached_any_more_but_stays_is_reached_by_handle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(direct, "GONE_WITHIN_S", 0.1)
+
     async def whole() -> None:
         async with Replica(echo).running() as replica:
             by_handle = ByHandle(replica)
@@ -741,6 +745,47 @@ def test_a_replica_that_can_not_be_reached_any_more_is_reached_by_handle() -> No
         assert (await call.head()).body == head().body
         assert len(by_handle.calls) == 1
         assert endpoint.in_flight == 0
+
+    asyncio.run(whole())
+
+
+def test_when_the_last_replica_refuses_connections_nothing_is_sent_to_it_until_the_router_has_dropped_it() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as replica:
+            by_handle = ByHandle(replica)
+            transport = await introduced(by_handle)
+        (endpoint,) = transport._endpoints.values()
+        first = asyncio.create_task(transport.send(request()).head())
+        while not endpoint.goes_until:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(transport.send(request()).head())
+        await asyncio.sleep(0)
+        assert not first.done()
+        assert not second.done()
+        by_handle.know()
+        for sent in (first, second):
+            with pytest.raises(NotSent, match="its last replica has gone"):
+                await sent
+        assert not by_handle.calls
+        assert endpoint.in_flight == 0
+        end(transport)
+
+    asyncio.run(whole())
+
+
+def test_when_another_replica_starts_it_gets_what_the_last_one_refused() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as old:
+            by_handle = ByHandle(old)
+            transport = await introduced(by_handle)
+        async with Replica(echo).running() as new:
+            sent = asyncio.create_task(transport.send(request()).head())
+            while not next(iter(transport._endpoints.values())).goes_until:
+                await asyncio.sleep(0.001)
+            by_handle.know(new)
+            assert (await sent).body == head().body
+            assert len(by_handle.calls) == 1
+            end(transport)
 
     asyncio.run(whole())
 
