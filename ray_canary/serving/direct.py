@@ -169,7 +169,7 @@ class DirectTransport:
         """Whether the replica that has `call` takes no other ones any more."""
         if isinstance(call, DirectCall):
             if call.endpoint is None:
-                return call.otherwise is not None and self.by_handle.drains(call.otherwise)
+                return call.otherwise is not None and self.drains(call.otherwise)
             self._follow()
             return call.endpoint not in self._endpoints.values()
         return self.by_handle.drains(call)
@@ -189,10 +189,11 @@ class DirectTransport:
         return call
 
     async def _again(self, request: Request, failed: Endpoint | None) -> Call:
-        """Send by handle what could not be sent to `failed`, which is tried again later.
+        """Send elsewhere or by handle what could not be sent to `failed`, which is tried again later.
 
         A replica that refuses connections is about to go, and the router learns it a moment later. A handle would send
-        to it until then, and what it has been sent nobody else gets: if no other replica is left, wait for that moment.
+        to it until then, and what it has been sent nobody else gets: so another replica that we know is asked first,
+        and if all refuse, the request waits for that moment.
 
         Raises:
             NotSent: the last replica has gone.
@@ -202,6 +203,8 @@ class DirectTransport:
                 endpoint.secret = None
                 self._introduce_later(replica, endpoint, TRY_AGAIN_S)
         last = failed is not None and failed.goes_until > 0
+        if last and (other := self._least_busy_known()) is not None and self._has_room(other):
+            return DirectCall(request, other, self._again).start()
         while self._going() and self.routable:
             await asyncio.sleep(LOOK_EVERY_S)
         if last and not self.routable:
@@ -209,9 +212,13 @@ class DirectTransport:
         return self.by_handle.send(request)
 
     def _going(self) -> Endpoint | None:
-        """Return the only replica, if it is about to go."""
-        only = next(iter(self._endpoints.values())) if len(self._endpoints) == 1 else None
-        return only if only is not None and only.goes_until > time.monotonic() else None
+        """Return a replica if every one is about to go."""
+        now = time.monotonic()
+        found = list(self._endpoints.values())
+        return found[0] if found and all(each.goes_until > now for each in found) else None
+
+    def _least_busy_known(self) -> Endpoint | None:
+        return min(self._introduced(), key=lambda each: each.in_flight, default=None)
 
     def _has_room(self, endpoint: Endpoint) -> bool:
         """Whether a request may find a place at a replica at once.

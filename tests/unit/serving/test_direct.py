@@ -773,6 +773,44 @@ def test_when_the_last_replica_refuses_connections_nothing_is_sent_to_it_until_t
     asyncio.run(whole())
 
 
+def test_when_all_replicas_of_several_refuse_connections_nothing_is_sent_to_any_of_them() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as one, Replica(echo).running() as two:
+            by_handle = ByHandle(one, two)
+            transport = await introduced(by_handle)
+            while len(transport._introduced()) < 2:
+                await asyncio.sleep(0.001)
+        sent = [asyncio.create_task(transport.send(request()).head()) for _ in range(4)]
+        while not transport._going():
+            await asyncio.sleep(0.001)
+        by_handle.know()
+        for each in sent:
+            with pytest.raises(NotSent, match="its last replica has gone"):
+                await each
+        assert not by_handle.calls
+        end(transport)
+
+    asyncio.run(whole())
+
+
+def test_what_one_of_several_replicas_refuses_is_sent_to_another_at_once() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as alive:
+            async with Replica(echo).running() as dead:
+                by_handle = ByHandle(alive, dead)
+                transport = await introduced(by_handle)
+                while len(transport._introduced()) < 2:
+                    await asyncio.sleep(0.001)
+            calls = [transport.send(request(body=b"x")) for _ in range(2)]
+            for call in calls:
+                assert (await call.head()).status == 203
+                assert call.way == "direct"
+            assert not by_handle.calls
+            end(transport)
+
+    asyncio.run(whole())
+
+
 def test_when_another_replica_starts_it_gets_what_the_last_one_refused() -> None:
     async def whole() -> None:
         async with Replica(echo).running() as old:
@@ -804,7 +842,8 @@ def test_a_replica_that_refuses_connections_is_left_alone_for_a_while() -> None:
                 await transport.send(request(body=b"x")).head()
             assert transport._endpoints[str(id(dead))].secret is None
             # It gets its part, by handle, and nobody tries to connect again and again.
-            assert alive.seen == 50
+            # What it refused once, the other replica got.
+            assert alive.seen == 51
             end(transport)
 
     asyncio.run(whole())
