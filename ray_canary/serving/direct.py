@@ -34,8 +34,9 @@ CONNECT_S: Final = 2.0
 #: Seconds that a replica may take to be connected to and introduced, and after which it is tried again.
 INTRODUCTION_S: Final = 5.0
 TRY_AGAIN_S: Final = 10.0
-#: Seconds within which the router drops a replica that refuses connections, and how often a request looks for that.
-GONE_WITHIN_S: Final = 5.0
+#: Seconds for which requests wait for the router to drop a replica that refuses connections, and how often they look.
+#: A replica that was killed the router learns of from a handle that finds it dead, so the wait is short.
+GONE_WITHIN_S: Final = 1.0
 LOOK_EVERY_S: Final = 0.05
 #: Paths that Serve answers itself wherever they come in.
 _SERVES_OWN: Final = "/-/"
