@@ -10,27 +10,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
-from ray_canary.serving.http_connection import (
-    Connection,
-    HttpExchange,
-    declared_size,
-    framed,
-    introduction,
-    request_head,
-)
+from ray_canary.serving.endpoint import Endpoint
+from ray_canary.serving.http_connection import Connection, HttpExchange, declared_size, framed, request_head
 from ray_canary.serving.transport import Address, Broken, Call, Known, NotSent, Terms
 from ray_canary.serving.wire import Head, Request, Rest, Withdrawn
 
 logger = logging.getLogger("ray.serve")
 
-#: Seconds after which an idle connection isn't used again: the replica's server closes it after 90 s unless Serve is
-#: told otherwise, and a request must not meet that moment.
-IDLE_S: Final = 3.0
-#: Seconds that one attempt to connect may take.
-CONNECT_S: Final = 2.0
 #: Seconds that a replica may take to be connected to and introduced, and after which it is tried again.
 INTRODUCTION_S: Final = 5.0
 TRY_AGAIN_S: Final = 10.0
@@ -40,87 +29,6 @@ GONE_WITHIN_S: Final = 1.0
 LOOK_EVERY_S: Final = 0.05
 #: Paths that Serve answers itself wherever they come in.
 _SERVES_OWN: Final = "/-/"
-
-
-class Endpoint:
-    """One replica: its connections, and how busy we keep it."""
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.secret: bytes | None = None
-        self.in_flight = 0
-        #: Until when (monotonic s) it is taken for one that is about to go, as it has refused a connection.
-        self.goes_until = 0.0
-        self._hosts = address.hosts
-        self._idle: list[Connection] = []
-        self._closed = False
-
-    async def connect(self) -> Connection:
-        """Open a connection. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        for host in self._hosts:
-            try:
-                async with asyncio.timeout(CONNECT_S):
-                    _, made = await loop.create_connection(lambda: Connection(self._ended), host, self.address.port)
-            except OSError as error:
-                failure = error
-            else:
-                self._hosts = (host, *(other for other in self._hosts if other != host))
-                return made
-        raise failure
-
-    async def greet(self, secret: bytes) -> None:
-        """Open a first connection, and see whether this secret opens the door. Raises OSError or `Broken`."""
-        connection = await self.connect()
-        said = HttpExchange(connection, "GET")
-        connection.begin(said, introduction(secret), b"")
-        try:
-            await said.head()
-        except BaseException:
-            connection.close()
-            raise
-        self.secret = secret
-
-    def take(self) -> Connection | None:
-        """Return an idle connection that was used just now, if there is one."""
-        if not self._idle:
-            return None
-        connection = self._idle.pop()
-        if connection.usable and time.monotonic() - connection.idle_since < IDLE_S:
-            return connection
-        connection.close()
-        for other in self._idle:
-            other.close()  # These have been idle for longer.
-        self._idle.clear()
-        return None
-
-    def matches(self, address: Address) -> bool:
-        """Whether this is the replica at `address`; how much it takes may have changed."""
-        if (address.hosts, address.port) != (self.address.hosts, self.address.port):
-            return False
-        self.address = address
-        return True
-
-    def keep(self, connection: Connection) -> None:
-        """Keep a connection for the next request."""
-        self._ended(connection)
-
-    def close(self) -> None:
-        """Let go of the connections; what is under way goes on."""
-        self._closed = True
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
-
-    def _ended(self, connection: Connection) -> None:
-        if not connection.usable:
-            if connection in self._idle:
-                self._idle.remove(connection)
-        elif self._closed:
-            connection.close()
-        else:
-            connection.idle_since = time.monotonic()
-            self._idle.append(connection)
 
 
 class DirectTransport:
@@ -203,12 +111,12 @@ class DirectTransport:
             if endpoint is failed and endpoint.secret is not None:
                 endpoint.secret = None
                 self._introduce_later(replica, endpoint, TRY_AGAIN_S)
-        last = failed is not None and failed.goes_until > 0
-        if last and (other := self._least_busy_known()) is not None and self._has_room(other):
+        refused = failed is not None and failed.goes_until > 0
+        if refused and (other := _idlest(self._introduced())) is not None and self._has_room(other):
             return DirectCall(request, other, self._again).start()
         while self._going() and self.routable:
             await asyncio.sleep(LOOK_EVERY_S)
-        if last and not self.routable:
+        if refused and not self.routable:
             raise NotSent("its last replica has gone")
         return self.by_handle.send(request)
 
@@ -217,9 +125,6 @@ class DirectTransport:
         now = time.monotonic()
         found = list(self._endpoints.values())
         return found[0] if found and all(each.goes_until > now for each in found) else None
-
-    def _least_busy_known(self) -> Endpoint | None:
-        return min(self._introduced(), key=lambda each: each.in_flight, default=None)
 
     def _has_room(self, endpoint: Endpoint) -> bool:
         """Whether a request may find a place at a replica at once.
@@ -254,7 +159,7 @@ class DirectTransport:
         if found[self._turn].secret is None:
             return None
         in_turn = found[self._turn :] + found[: self._turn]
-        return min((each for each in in_turn if each.secret is not None), key=lambda each: each.in_flight)
+        return _idlest(each for each in in_turn if each.secret is not None)
 
     # Which replicas there are. --------------------------------------------------------------------------------------
 
@@ -296,8 +201,12 @@ class DirectTransport:
             await asyncio.sleep(TRY_AGAIN_S)
 
 
-#: Sends a request by handle, given the replica that can't be reached.
+#: Finds another way for a request, by handle in the end, given the replica that can't be reached.
 ByHandle = Callable[[Request, Endpoint | None], Awaitable[Call]]
+
+
+def _idlest(endpoints: Iterable[Endpoint]) -> Endpoint | None:
+    return min(endpoints, key=lambda each: each.in_flight, default=None)
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:
@@ -310,7 +219,7 @@ def _needs_handle(request: Request) -> bool:
 
 
 class DirectCall:
-    """One request on its direct way; it goes by handle after all where no connection can be had.
+    """One request on its direct way; to another replica, or by handle, where no connection can be had.
 
     A handle carries whole requests only, so what the client still sends is read first.
     """
@@ -369,7 +278,7 @@ class DirectCall:
             if not connection.usable:
                 raise ConnectionError("the connection was lost at once")
         except OSError as error:
-            logger.warning("%s can't be reached, and gets its requests by handle: %r", endpoint.address, error)
+            logger.warning("%s can't be reached; nothing goes to it directly for a while: %r", endpoint.address, error)
             self._failed = endpoint
             if isinstance(error, ConnectionRefusedError) and endpoint.secret is not None:
                 endpoint.goes_until = time.monotonic() + GONE_WITHIN_S

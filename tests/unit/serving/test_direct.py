@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_canary.serving import direct
-from ray_canary.serving.direct import DirectCall, DirectTransport, Endpoint
+from ray_canary.serving import endpoint as endpoints
+from ray_canary.serving.direct import DirectCall, DirectTransport
+from ray_canary.serving.endpoint import Endpoint
 from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import BodyRest, BodyTooLarge, Disconnected, Receive, Scope, Send
 from ray_canary.serving.http_connection import MAX_WAITING, OURS, Connection, HttpExchange, request_head
@@ -876,7 +878,7 @@ def end(transport: DirectTransport) -> None:
 
 
 def test_a_connection_that_is_not_made_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "CONNECT_S", 0.1)
+    monkeypatch.setattr(endpoints, "CONNECT_S", 0.1)
 
     async def whole() -> None:
         with socket.socket() as deaf, contextlib.ExitStack() as stack:

@@ -1,0 +1,95 @@
+"""One replica as the direct way sees it: where it listens, and the connections to it."""
+
+import asyncio
+import time
+from typing import Final
+
+from ray_canary.serving.http_connection import Connection, HttpExchange, introduction
+from ray_canary.serving.transport import Address
+
+#: Seconds after which an idle connection isn't used again: the replica's server closes it after 90 s unless Serve is
+#: told otherwise, and a request must not meet that moment.
+IDLE_S: Final = 3.0
+#: Seconds that one attempt to connect may take.
+CONNECT_S: Final = 2.0
+
+
+class Endpoint:
+    """One replica: its connections, and how busy we keep it."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.secret: bytes | None = None
+        self.in_flight = 0
+        #: Until when (monotonic s) it is taken for one that is about to go, as it has refused a connection.
+        self.goes_until = 0.0
+        self._hosts = address.hosts
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    async def connect(self) -> Connection:
+        """Open a connection. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        for host in self._hosts:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    _, made = await loop.create_connection(lambda: Connection(self._ended), host, self.address.port)
+            except OSError as error:
+                failure = error
+            else:
+                self._hosts = (host, *(other for other in self._hosts if other != host))
+                return made
+        raise failure
+
+    async def greet(self, secret: bytes) -> None:
+        """Open a first connection, and see whether this secret opens the door. Raises OSError or `Broken`."""
+        connection = await self.connect()
+        said = HttpExchange(connection, "GET")
+        connection.begin(said, introduction(secret), b"")
+        try:
+            await said.head()
+        except BaseException:
+            connection.close()
+            raise
+        self.secret = secret
+
+    def take(self) -> Connection | None:
+        """Return an idle connection that was used just now, if there is one."""
+        if not self._idle:
+            return None
+        connection = self._idle.pop()
+        if connection.usable and time.monotonic() - connection.idle_since < IDLE_S:
+            return connection
+        connection.close()
+        for other in self._idle:
+            other.close()  # These have been idle for longer.
+        self._idle.clear()
+        return None
+
+    def matches(self, address: Address) -> bool:
+        """Whether this is the replica at `address`; how much it takes may have changed."""
+        if (address.hosts, address.port) != (self.address.hosts, self.address.port):
+            return False
+        self.address = address
+        return True
+
+    def keep(self, connection: Connection) -> None:
+        """Keep a connection for the next request."""
+        self._ended(connection)
+
+    def close(self) -> None:
+        """Let go of the connections; what is under way goes on."""
+        self._closed = True
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _ended(self, connection: Connection) -> None:
+        if not connection.usable:
+            if connection in self._idle:
+                self._idle.remove(connection)
+        elif self._closed:
+            connection.close()
+        else:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
