@@ -3,14 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check soak bench bentos docs clean
+.PHONY: demo test check soak chaos bench bentos docs clean
 
 demo: $(READY)
 	$(BIN)/ray-canary demo
 
 test: $(READY)
-	@command -v prometheus >/dev/null || { apt-get update -qq && apt-get install -y -qq prometheus; }
-	$(BIN)/python -m pytest
+	@command -v prometheus >/dev/null && command -v chromium >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq prometheus chromium; }
+	$(BIN)/python -m pytest -n 2 tests/unit
+	$(BIN)/python -m pytest tests/e2e
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -18,9 +20,14 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A long run: RAY_CANARY_SOAK_S=600 seconds.
+# A long run with a change every 20 s, RAY_CANARY_SOAK_S=3600 seconds, which prints the tables of docs/operations.md; and
+# one at full load, RAY_CANARY_SOAK_LOAD_S=600.
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak -s tests/e2e/test_soak.py
+	$(BIN)/python -m pytest -m soak -s tests/e2e/test_soak.py tests/e2e/test_soak_load.py
+
+# Faults under load, and who feels them: prints the table of docs/operations.md. Ten minutes.
+chaos: $(READY)
+	$(BIN)/python -m pytest -m chaos -s tests/e2e/test_chaos.py tests/e2e/test_chaos_nodes.py
 
 # What ray-canary costs, beside its alternatives: writes docs/benchmarks.md. It needs a quiet machine and half an hour;
 # RAY_CANARY_BENCH_ROUNDS=1 RAY_CANARY_BENCH_SECONDS=1 RAY_CANARY_BENCH_FOLDER=build try it out.

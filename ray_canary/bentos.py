@@ -20,6 +20,13 @@ _SHOWN = 10
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
+class ModelRef(NamedTuple):
+    """A model that a Bento refers to, and where it comes from: BentoML's own model store, or Hugging Face."""
+
+    tag: str
+    registry: str = "bentoml"
+
+
 class BentoEnv(NamedTuple):
     """An environment variable that a Bento declares; without a value, one has to be given at deployment."""
 
@@ -56,6 +63,7 @@ class BentoInfo:
     requirements: str = ""
     asked_for: str = ""
     has_tasks: bool = False
+    models: tuple[ModelRef, ...] = ()
 
     @property
     def tag(self) -> str:
@@ -119,6 +127,21 @@ def store_path() -> Path:
     return (Path(home) if home else Path.home() / "bentoml") / "bentos"
 
 
+def model_path(tag: str) -> Path:
+    """Return where a model stands in a model store."""
+    return Path(*tag.split(":", 1))
+
+
+def missing_models(info: BentoInfo, bentos: Path) -> tuple[str, ...]:
+    """Return the models that a Bento refers to, and that are neither in it nor in the model store beside a Bento store.
+
+    Those of Hugging Face are never missing: BentoML fetches them when the Bento starts.
+    """
+    own = [model.tag for model in info.models if model.registry == "bentoml"]
+    inside = (info.path / "models", bentos.parent / "models")
+    return tuple(tag for tag in own if not any((root / model_path(tag)).is_dir() for root in inside))
+
+
 def read(path: Path) -> BentoInfo:
     """Read the Bento in a directory, whose last two parts are its name and version."""
     tag = f"{path.parent.name}:{path.name}"
@@ -146,6 +169,7 @@ def _info(path: Path, tag: str, data: Mapping[str, Any]) -> BentoInfo:
         requirements=_requirements(path, data),
         asked_for=_text(path / "env" / "python" / "requirements.in"),
         has_tasks=any(route.get("is_task") for route in (data.get("schema") or {}).get("routes") or ()),
+        models=tuple(dict.fromkeys(_models(data))),
     )
 
 
@@ -191,6 +215,16 @@ def _dependency(item: str | Mapping[str, Any]) -> str | None:
 def _envs(data: Mapping[str, Any]) -> Iterator[BentoEnv]:
     for env in data.get("envs") or ():
         yield BentoEnv(env["name"], str(env.get("value") or ""), env.get("stage") or "all")
+
+
+def _models(data: Mapping[str, Any]) -> Iterator[ModelRef]:
+    """Yield the models of a Bento, and those of its services."""
+    for block in (data, *(data.get("services") or ())):
+        for model in block.get("models") or ():
+            if isinstance(model, str):  # as bentoml before 1.2 wrote it
+                yield ModelRef(model)
+            else:
+                yield ModelRef(str(model["tag"]), model.get("registry") or "bentoml")
 
 
 def _python_version(data: Mapping[str, Any]) -> str:

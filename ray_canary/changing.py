@@ -94,7 +94,9 @@ def rollback(name: str, to: int | None, file: str | None, now: bool, timeout: fl
     done = deployment.rollback(name, to, address, at_once=now, timeout=timeout, report=_report(), notice=screens.notice)
     if file:
         stored = done.release.settings
-        with _FileEdit(file, name, lambda _: edits.with_weights(stored.file or {}, stored.split.weights)):
+        tags = {key: target.bento for key, target in stored.targets.items()}
+        back = edits.pinned(edits.with_weights(stored.file or {}, stored.split.weights), tags)
+        with _FileEdit(file, name, lambda _: back):
             pass
     shares = ", ".join(f"{key} {share} %" for key, share in done.release.settings.split.shares().items())
     out.print(f"{name} is back at revision {done.number} ({done.cause}): {shares}.")

@@ -200,7 +200,7 @@ _REPLICAS: Final = Row(
             (
                 Query(
                     _of_versions(
-                        "max by (application, deployment) (ray_serve_deployment_replica_healthy)", "application", "(.+)"
+                        "sum by (application, deployment) (ray_serve_deployment_replica_healthy)", "application", "(.+)"
                     ),
                     f"{_VERSION} healthy",
                 ),

@@ -7,21 +7,25 @@ from typing import Any
 import click
 from rich.text import Text
 
-from ray_canary import __version__, changing, deployment, screens
-from ray_canary.config import DeploymentFile
+from ray_canary import __version__, changing, deployment, planning, screens
 from ray_canary.console_command import console
 from ray_canary.description import describe
 from ray_canary.errors import ConfigError, RayCanaryError
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
+from ray_canary.log_commands import events, logs
 from ray_canary.options import address as _address
 from ray_canary.options import output as _output
-from ray_canary.plan import Plan
+from ray_canary.options import push as _push
+from ray_canary.options import store as _store
 from ray_canary.preview import Preview, preview
+from ray_canary.render_command import render
 from ray_canary.screens import err, out
 from ray_canary.serving import compile, local, rollout
 from ray_canary.serving.cluster import Cluster
+from ray_canary.serving.supply import Shipping
 from ray_canary.token_commands import token
+from ray_canary.top_command import top
 
 Command = Callable[..., Any]
 
@@ -34,6 +38,10 @@ _instance_types = click.option(
 _timeout = click.option("--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds.")
 
 
+#: What submits nothing, and goes on until Ctrl-C.
+_READING = ("console", "events", "logs", "top")
+
+
 class _Group(click.Group):
     """Turns our errors into one message on standard error, and the exit code that goes with it."""
 
@@ -44,7 +52,8 @@ class _Group(click.Group):
             err.print(Text.assemble(("Error: ", "bold red"), str(error)))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            err.print("Interrupted. What was submitted goes on: see `ray-canary get`. To run it again is safe.")
+            if ctx.invoked_subcommand not in _READING:
+                err.print("Interrupted. What was submitted goes on: see `ray-canary get`. To run it again is safe.")
             ctx.exit(130)
 
 
@@ -59,13 +68,22 @@ def cli() -> None:
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every version is ready.")
 @_timeout
 @click.option("--allow-pending", is_flag=True, help="Deploy though the cluster is too small, because it will grow.")
+@_push
+@_store
 @_instance_types
 @_address
 def deploy(
-    file: str, wait: bool, timeout: float, allow_pending: bool, instance_types: str | None, address: str | None
+    file: str,
+    wait: bool,
+    timeout: float,
+    allow_pending: bool,
+    push: bool,
+    store: str | None,
+    instance_types: str | None,
+    address: str | None,
 ) -> None:
     """Deploy a Deployment file, beside everything else that is on the cluster."""
-    planned = _planned(file, instance_types)
+    planned = planning.planned(file, instance_types)
     cluster = Cluster(address)
     out.print(f"Deploying {planned.name}: requests are split {screens.split_of(planned)}.")
     seen: dict[str, rollout.Progress] = {}
@@ -75,6 +93,7 @@ def deploy(
         wait=wait,
         timeout=timeout,
         check_fit=not allow_pending,
+        ship=Shipping(push, store),
         report=lambda now: screens.progress(seen, now),
         notice=screens.notice,
     )
@@ -91,8 +110,8 @@ def deploy(
 @_output
 def plan(file: str, offline: bool, instance_types: str | None, address: str | None, output: str) -> None:
     """Show what a Deployment file means, and what deploying it would change."""
-    planned = _planned(file, instance_types)
-    found = Preview(planned) if offline else preview(planned, Cluster(address))
+    planned = planning.planned(file, instance_types)
+    found = Preview(planned) if offline else preview(planned, Cluster(address), screens.notice)
     if output != "table":
         screens.data(found.to_dict(), output)
         return
@@ -108,10 +127,17 @@ def plan(file: str, offline: bool, instance_types: str | None, address: str | No
 @_file
 @click.option("-o", "--output", "target", metavar="FILE", default="-", help="Where to write it.  [default: the screen]")
 @click.option("--single-application", is_flag=True, help="One application for everything: a laptop's form.")
+@_push
+@_store
 @_instance_types
-def build(file: str, target: str, single_application: bool, instance_types: str | None) -> None:
+def build(
+    file: str, target: str, single_application: bool, push: bool, store: str | None, instance_types: str | None
+) -> None:
     """Compile a Deployment file into a Serve config, for `serve deploy`."""
-    planned = _planned(file, instance_types)
+    if push and single_application:
+        raise click.UsageError("--push is not for --single-application: Bentos are looked up where it runs.")
+    planned = planning.planned(file, instance_types)
+    planned = planning.pushed(file, planned, Shipping(push, store))
     make = compile.single_application_config if single_application else compile.serve_config
     text = compile.to_yaml(make(planned), planned, file, "FILE" if target == "-" else target)
     if target == "-":
@@ -209,7 +235,10 @@ def list_instance_types(instance_types: str | None, output: str) -> None:
     if output == "table":
         screens.instance_types(catalogue)
         return
-    rows = [{"name": one.name, **catalogue.resources(one)} for one in catalogue]
+    rows: list[dict[str, Any]] = []
+    for one in catalogue:
+        labels = {"node_labels": dict(one.node_labels)} if one.node_labels else {}
+        rows.append({"name": one.name, **catalogue.resources(one), **labels})
     screens.data(rows, output)
 
 
@@ -223,7 +252,7 @@ def up(
     file: str | None, num_cpus: int | None, memory: float | None, haproxy: bool | None, instance_types: str | None
 ) -> None:
     """Start a local Ray with the settings that a Deployment wants."""
-    planned = _planned(file, instance_types) if file else None
+    planned = planning.planned(file, instance_types) if file else None
     if local.runs():
         out.print("A local Ray of ours runs already; `ray-canary down` ends it.")
         if file:
@@ -258,23 +287,12 @@ def demo(file: str) -> None:
     run(file)
 
 
+cli.add_command(top)
+cli.add_command(logs)
+cli.add_command(events)
 cli.add_command(console)
+cli.add_command(render)
 cli.add_command(token)
-
-
-def _planned(file: str, instance_types: str | None) -> Plan:
-    read: DeploymentFile = deployment.read(file)
-    planned = _located(file, lambda: deployment.plan(read, instance_types))
-    screens.warnings(planned.warnings)
-    return planned
-
-
-def _located(file: str, resolve: Callable[[], Plan]) -> Plan:
-    """Resolve, and name the file in what is wrong."""
-    try:
-        return resolve()
-    except ConfigError as error:
-        raise type(error)(error.problems, error.source or file) from None
 
 
 def main() -> None:

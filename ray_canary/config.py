@@ -13,7 +13,8 @@ from ray_canary.fields import (
     Amount,
     ApplicationName,
     Backlog,
-    BentoTag,
+    BentoSource,
+    BentoStoreUrl,
     Block,
     Cpu,
     Dependencies,
@@ -21,6 +22,8 @@ from ray_canary.fields import (
     EnvValue,
     Flag,
     Free,
+    LabelKey,
+    LabelSelector,
     Many,
     Memory,
     Name,
@@ -167,7 +170,10 @@ Services = Block[dict[ServiceName, ServiceConfig]]
 class Version(_Model):
     """A canary version: a Bento that takes a part of the traffic. What it leaves out is as in main."""
 
-    bento: BentoTag = Field(description="The Bento, as `name:version`, `name:latest` or `name`.")
+    bento: BentoSource = Field(
+        description="The Bento: a tag, or what it is built or fetched from on deploy, as "
+        "[here](operations.md#bentos-on-the-nodes)."
+    )
     weight: Percent = Field(description="The part of the traffic, in whole percent.")
     services: Services = Field(default={}, description="How its Bento services run, where not as in main.")
     envs: Many[Env] = Field(default=(), description="Environment variables of all its services; they win over main's.")
@@ -213,6 +219,9 @@ class Ingress(_Model):
     max_replicas_per_node: Positive | None = Field(
         default=None, description="How many ingress replicas one node has at most; 1 spreads them over the nodes."
     )
+    node_labels: Block[dict[LabelKey, LabelSelector]] = Field(
+        default={}, description="Which nodes ingress replicas may go to, by the nodes' labels."
+    )
     num_cpus: Amount = Field(default=0.25, description="The CPU cores that each ingress replica reserves.")
     max_ongoing_requests: Positive = Field(
         default=rules.INGRESS_DEFAULTS["max_ongoing_requests"],
@@ -250,6 +259,11 @@ class Hosts(_Model):
     graceful_shutdown_timeout_s: Seconds = Field(
         default=600, description="How many seconds a host that goes may take to finish the requests it has."
     )
+    enforce_memory: Flag = Field(
+        default=False,
+        description="Whether a host that takes more memory than it reserves ends, as a pod does at its limit. One that "
+        "reserves none has no limit.",
+    )
 
 
 class Queue(_Model):
@@ -276,6 +290,18 @@ class Secret(_Model):
     )
 
 
+class Placement(_Model):
+    """Which nodes the replicas of a target may go to."""
+
+    node_labels: Block[dict[LabelKey, LabelSelector]] = Field(
+        default={},
+        description="What labels a node must have, beside what the instance type says; the same label here wins.",
+    )
+    max_replicas_per_node: Positive | None = Field(
+        default=None, description="How many replicas of one service of the target a node has at most."
+    )
+
+
 class RayBlock(_Model):
     """What BentoCloud has no words for."""
 
@@ -295,8 +321,16 @@ class RayBlock(_Model):
         description="Whether a version runs in the cluster's Python environment or in one of its own, built from its "
         "Bento's requirements. In a mapping by target, those that aren't named share.",
     )
+    placement: Block[dict[str, Block[Placement]]] = Field(
+        default={}, description="Which nodes the replicas of a target may go to."
+    )
     arms: Block[dict[str, Text]] = Field(
         default={}, description="What seeds a target's hash, where it isn't its key: `promote` moves it with the users."
+    )
+    bento_store: BentoStoreUrl | None = Field(
+        default=None,
+        description="Where `--push` keeps Bentos, and replicas fetch them from: a folder that all nodes share, or a "
+        "URL that fsspec knows. `--store` and `$RAY_CANARY_BENTO_STORE` win over it.",
     )
     standalone: Many[Text] = Field(
         default=(), description="The versions that inherit nothing from main; `promote` keeps the others as they were."
@@ -312,7 +346,10 @@ class DeploymentFile(_Model):
     """A Deployment: a main Bento, canary versions, and how traffic is split between them."""
 
     name: Name = Field(description="The Deployment's name; it can't be changed later.")
-    bento: BentoTag = Field(description="The main Bento, as `name:version`, `name:latest` or `name`.")
+    bento: BentoSource = Field(
+        description="The main Bento: a tag, or what it is built or fetched from on deploy, as "
+        "[here](operations.md#bentos-on-the-nodes)."
+    )
     cluster: Text | None = Field(default=None, description="Accepted for BentoCloud's sake, and ignored.")
     access_authorization: Flag = Field(
         default=False, description="Whether every request needs an access token (`ray-canary token create`)."

@@ -15,16 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_canary import config
+from ray_canary import config, edits, sources
 from ray_canary.bentos import BentoStore, store_path
 from ray_canary.description import describe
 from ray_canary.errors import ClusterError, ConfigError, Conflict, NotFound, Problem
 from ray_canary.instances import Catalogue
 from ray_canary.legal import did_you_mean
-from ray_canary.plan import MAIN, Plan, resolve
+from ray_canary.places import Kind, kind
+from ray_canary.plan import MAIN, Plan
 from ray_canary.promotion import check_promotable, is_promoted, promoted
 from ray_canary.requirements import Environment
-from ray_canary.serving import fitting, rollout, ways
+from ray_canary.resolving import resolve
+from ray_canary.serving import fitting, rollout, supply, ways
 from ray_canary.serving.adoption import adopt, restore
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.lease import Lease
@@ -33,6 +35,7 @@ from ray_canary.serving.revisions import Revision, Revisions
 from ray_canary.serving.rollout import Options, Report, Rollout
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.state import Live, OnCluster
+from ray_canary.serving.supply import Shipping
 from ray_canary.splitter import least_move, moved_share
 
 ConfigFile = str | Path
@@ -98,13 +101,15 @@ def create(
     address: str | None = None,
     wait: bool = True,
     timeout: float = 3600,
+    push: bool = False,
+    store: str | None = None,
 ) -> Deployment:
     """Deploy a new Deployment. Raises Conflict if there is one of that name, and what `apply` raises."""
     file = read(config_file, config_dict)
     cluster = Cluster(address)
     if file.name in cluster.state().live():
         raise Conflict(f"name: Deployment {file.name!r} is there already; use update or apply")
-    return apply_plan(plan(file), cluster, wait=wait, timeout=timeout)
+    return apply_plan(plan(file, pinned=settle(file)), cluster, wait=wait, timeout=timeout, ship=Shipping(push, store))
 
 
 def apply(
@@ -114,16 +119,24 @@ def apply(
     address: str | None = None,
     wait: bool = True,
     timeout: float = 3600,
+    push: bool = False,
+    store: str | None = None,
 ) -> Deployment:
     """Make a Deployment what the file says, whether it is there or not.
+
+    A `bento:` that is a path or a URL is built or fetched first. `push` ships Bentos to `store`, by default where
+    `$RAY_CANARY_BENTO_STORE` or the file says.
 
     Raises:
         ConfigError: the file is wrong; nothing was touched.
         Conflict, DoesNotFit: the cluster has no place for it; nothing was touched.
+        NotOnNodes: nodes lack a Bento; nothing was touched.
         DeployFailed: a version failed, or `timeout` seconds were over.
         ClusterError: the cluster can't be reached, or refused.
     """
-    return apply_plan(plan(read(config_file, config_dict)), Cluster(address), wait=wait, timeout=timeout)
+    file = read(config_file, config_dict)
+    planned = plan(file, pinned=settle(file))
+    return apply_plan(planned, Cluster(address), wait=wait, timeout=timeout, ship=Shipping(push, store))
 
 
 def update(
@@ -134,8 +147,12 @@ def update(
     address: str | None = None,
     wait: bool = True,
     timeout: float = 3600,
+    push: bool = False,
+    store: str | None = None,
 ) -> Deployment:
     """Merge a partial file into a live Deployment: mappings key by key, lists whole, `canary: null` removes the canary.
+
+    A Bento that was built or fetched stays the one that runs, unless the patch names one.
 
     Raises:
         NotFound: there is no such Deployment; and what `apply` raises.
@@ -145,8 +162,9 @@ def update(
     if not wanted:
         raise ConfigError.of("is required: which Deployment is to be updated?", path="name")
     cluster = Cluster(address)
-    merged = config.deep_merge(accepted(find(cluster, wanted)).file(), {**patch, "name": wanted})
-    return apply_plan(plan(config.parse(merged, str(config_file or "<dict>"))), cluster, wait=wait, timeout=timeout)
+    merged = config.deep_merge(pinned(accepted(find(cluster, wanted))), {**patch, "name": wanted})
+    file = config.parse(merged, str(config_file or "<dict>"))
+    return apply_plan(plan(file, pinned=settle(file)), cluster, wait=wait, timeout=timeout, ship=Shipping(push, store))
 
 
 def get(name: str, address: str | None = None) -> Deployment:
@@ -349,9 +367,33 @@ def read(config_file: ConfigFile | None, config_dict: Mapping[str, Any] | None =
     return config.parse(config_dict or {}, "<dict>")
 
 
-def plan(file: config.DeploymentFile, instance_types: str | Path | None = None) -> Plan:
-    """Resolve a Deployment file against this machine's Bento store. Raises ConfigError."""
-    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types), Environment.here())
+def settle(file: config.DeploymentFile, notice: Notice = lambda _: None) -> dict[str, str]:
+    """Build or fetch every `bento:` that is a path or a URL into this machine's Bento store, and return their tags.
+
+    Paths are relative to the working directory, as for `bentoml deploy`. Raises PlanError.
+    """
+    return sources.settle(file, BentoStore(store_path()), Path.cwd(), notice)
+
+
+def pinned(live: Live) -> dict[str, Any]:
+    """Return a live Deployment's file, with the tags of Bentos that were built or fetched."""
+    return edits.pinned(live.file(), {key: target.bento for key, target in live.settings.targets.items()})
+
+
+def known(live: Live) -> dict[str, str]:
+    """Return, like `settle`, the tags of those paths and URLs that a live Deployment was deployed with."""
+    file, tags = live.file(), live.settings.targets
+    said = {MAIN: file, **((file.get("canary") or {}).get("versions") or {})}
+    return {str(one["bento"]): tags[key].bento for key, one in said.items() if kind(str(one["bento"])) is not Kind.TAG}
+
+
+def plan(
+    file: config.DeploymentFile,
+    instance_types: str | Path | None = None,
+    pinned: Mapping[str, str] | None = None,
+) -> Plan:
+    """Resolve a Deployment file against this machine's Bento store, with what `settle` says. Raises ConfigError."""
+    return resolve(file, BentoStore(store_path()), Catalogue.find(instance_types), Environment.here(), pinned)
 
 
 def apply_plan(
@@ -361,6 +403,7 @@ def apply_plan(
     wait: bool = True,
     timeout: float = 3600,
     check_fit: bool = True,
+    ship: Shipping = supply.NOTHING,
     report: Report = lambda _: None,
     notice: Notice = lambda _: None,
 ) -> Deployment:
@@ -372,9 +415,10 @@ def apply_plan(
             _kept(live, keeper)
         if check_fit:
             fitting.check_conflicts(adopt(planned, state), state)
-            fitting.check_fit(adopt(planned, state), state, cluster.resources())
+            fitting.check_fit(adopt(planned, state), state, cluster.sizes())
             for sentence in _stuck(planned, cluster, state):
                 notice(sentence)
+        planned = supply.supplied(planned, cluster, state, ship, notice)
         Rollout(cluster, report, keeper).deploy(planned, check_fit=check_fit, wait=wait, timeout_s=timeout)
     return Deployment(planned.name, cluster)
 
@@ -382,7 +426,7 @@ def apply_plan(
 def _stuck(planned: Plan, cluster: Cluster, state: OnCluster) -> tuple[str, ...]:
     """Return which updates have no room to begin."""
     found = rollout.preview(planned, state)
-    return fitting.stuck(adopt(planned, state), state, cluster.resources(), found) if state.applications else ()
+    return fitting.stuck(adopt(planned, state), state, cluster.sizes(), found) if state.applications else ()
 
 
 def find(cluster: Cluster, name: str) -> Live:
@@ -407,6 +451,7 @@ def _changing(
     From where the cluster's store can't be reached, a change is possible all the same unless `needed`: it is then said
     that it leaves no revision and keeps nobody else out.
     """
+    _check_owner(cluster.state(), name, verb)
     try:
         store = cluster.store()
     except ClusterError as error:
@@ -417,6 +462,24 @@ def _changing(
         return
     with Lease(store, name, verb, waiting=notice):
         yield partial(Revisions, store)
+
+
+def _check_owner(state: OnCluster, name: str, verb: str) -> None:
+    """Refuse a change that somebody else's next one would undo (decision 20).
+
+    A RayService sends its whole config whenever that changes, and whenever KubeRay's operator starts again.
+
+    Raises:
+        Conflict: with who keeps the config, and what to do instead.
+    """
+    owners = sorted({owner for live in state.live().values() if (owner := live.owner)})
+    if owners:
+        raise Conflict(
+            f"{owners[0]} keeps this cluster's Serve config: its next change, or a restart of KubeRay's operator, "
+            f"would undo `{verb}` of {name}. Nothing was changed. Edit the Deployment file, then run `ray-canary "
+            "render --kuberay -f FILE -o rayservice.yaml` and `kubectl apply -f rayservice.yaml`: weights, versions "
+            "and their settings change in place"
+        )
 
 
 def _base(live: Live, keeper: Keeper | None) -> Release:

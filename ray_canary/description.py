@@ -1,6 +1,7 @@
 """What there is to know about a live Deployment, as plain data: what `get` and `list` show. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ray_canary.plan import MAIN
@@ -53,7 +54,7 @@ def describe(live: Live, travels: Mapping[str, str] | None = None) -> dict[str, 
 def _replicas(deployment: Any) -> list[dict[str, Any]]:
     if deployment is None:
         return []
-    return [{"id": one.id, "state": one.state, "pid": one.pid, "node_id": one.node_id} for one in deployment.replicas]
+    return [asdict(one) for one in deployment.replicas]
 
 
 def _secret_names(live: Live, key: str, application: ApplicationState | None) -> list[str]:

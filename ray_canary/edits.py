@@ -7,7 +7,8 @@ from typing import Any
 
 from ray_canary import inheritance
 from ray_canary.config import DeploymentFile, Version, parse
-from ray_canary.plan import application_name
+from ray_canary.places import Kind, kind
+from ray_canary.plan import MAIN, application_name
 
 Data = dict[str, Any]
 
@@ -19,6 +20,19 @@ def with_weights(file: Mapping[str, Any], weights: Mapping[str, int]) -> Data:
     for key, weight in weights.items():
         if key in versions:
             versions[key]["weight"] = weight
+    return changed
+
+
+def pinned(file: Mapping[str, Any], tags: Mapping[str, str]) -> Data:
+    """Return a Deployment file in which every path and URL of a Bento is the tag that its target has in `tags`.
+
+    What was built or fetched once is not built or fetched again, from a place that may have something else by now.
+    """
+    changed = copy.deepcopy(dict(file))
+    versions = (changed.get("canary") or {}).get("versions") or {}
+    for key, target in {MAIN: changed, **versions}.items():
+        if key in tags and kind(str(target.get("bento"))) is not Kind.TAG:
+            target["bento"] = tags[key]
     return changed
 
 

@@ -5,9 +5,12 @@ RayCanaryError                 exit code 1
 │   └── PlanError              exit code 2   the file is legal, but doesn't fit the Bentos or the instance types
 ├── BentoError                 exit code 2
 │   ├── BentoNotFound                        no such Bento in the store, or more than one fits
-│   └── BentoUnusable                        it is in the store, but can't be deployed from there
+│   ├── BentoUnusable                        it is in the store, but can't be deployed from there
+│   └── Unreachable                          it can't be fetched from or kept in a place elsewhere
 ├── Conflict                   exit code 2   something else on the cluster already has what this needs
 ├── DoesNotFit                 exit code 2   the cluster has too little for it
+├── NotOnNodes                 exit code 2   nodes of the cluster lack a Bento
+├── Forbidden                  exit code 2   this needs an access token that covers the Deployment
 ├── NotFound                   exit code 1   no such Deployment on the cluster
 ├── Busy                       exit code 1   somebody else is changing the Deployment
 ├── ClusterError               exit code 1   Ray can't be reached, or refused
@@ -123,6 +126,10 @@ class BentoUnusable(BentoError):
     """The Bento is in the store, but can't be deployed from there."""
 
 
+class Unreachable(BentoError):
+    """A place where Bentos are fetched from or kept can't be read or written."""
+
+
 class Conflict(RayCanaryError):
     """Something else on the cluster already has what this Deployment needs."""
 
@@ -131,6 +138,18 @@ class Conflict(RayCanaryError):
 
 class DoesNotFit(RayCanaryError):
     """The cluster has too little for the Deployment, which would hang pending."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class NotOnNodes(RayCanaryError):
+    """Nodes on which replicas would start lack a Bento, and have nowhere to fetch it from."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class Forbidden(RayCanaryError):
+    """Who does this to the Deployment has to say an access token of it."""
 
     exit_code: ClassVar[int] = 2
 

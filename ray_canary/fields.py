@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ray_canary import quantities
+from ray_canary import places, quantities
 from ray_canary.legal import BENTO_TAG, Legal, one_of, refuse, show
+from ray_canary.nodelabels import KEY, SELECTOR
 
 T = TypeVar("T")
 
@@ -26,11 +27,20 @@ def reserved_env(name: str) -> bool:
     return name in _RESERVED_ENVS or name.startswith("RAY_")
 
 
-def _not_a_path(bento: object) -> object:
-    if isinstance(bento, str) and (bento.startswith((".", "/")) or "/" in bento):
-        message = f"{show(bento)} is a project path, not a Bento"
-        raise refuse(message, "build it with `bentoml build`, and give the tag that prints")
-    return bento
+def _place(check: Callable[[str], None], what: str) -> Callable[[object], object]:
+    """Return a validator that refuses a text which `check` refuses, without a word of what may be a credential."""
+
+    def checked(place: object) -> object:
+        if isinstance(place, str):
+            try:
+                check(place)
+            except places.NotAPlace as error:
+                clear = "://" not in place and "@" not in place
+                said = f"{show(place)} is not {what}" if clear else f"this URL is not {what}"
+                raise refuse(f"{said}: {error}", error.hint, secret=not clear) from None
+        return place
+
+    return checked
 
 
 def _unambiguous(name: str) -> str:
@@ -100,11 +110,15 @@ VersionKey = Annotated[
 ]
 ServiceName = Annotated[str, Field(min_length=1), Legal("the name of a Bento service")]
 ApplicationName = Annotated[str, Field(min_length=1), Legal("the name of a Serve application")]
-BentoTag = Annotated[
+_TAG = BENTO_TAG.removeprefix("^").removesuffix("$")
+BentoSource = Annotated[
     str,
-    Field(pattern=BENTO_TAG),
-    Legal("a Bento's tag, like name:version, name:latest or name"),
-    BeforeValidator(_not_a_path),
+    Field(pattern=f"^({_TAG}|[./].*|[A-Za-z][A-Za-z0-9+.-]*://.*)$"),
+    Legal(places.WORDS),
+    BeforeValidator(_place(places.check_bento, "a place of a Bento")),
+]
+BentoStoreUrl = Annotated[
+    str, Legal(places.STORE_WORDS), BeforeValidator(_place(places.check_store, "a place to keep Bentos in"))
 ]
 EnvName = Annotated[
     str,
@@ -141,6 +155,16 @@ Strategy = Annotated[
 Dependencies = Annotated[
     Literal["shared", "isolated"] | dict[str, Any],
     Legal("shared or isolated, or one of them for each target, like {a: isolated}", ("shared", "isolated")),
+]
+LabelKey = Annotated[
+    str,
+    Field(pattern=KEY, max_length=253),
+    Legal("the name of a node label, like pool or ray.io/market-type"),
+]
+LabelSelector = Annotated[
+    str,
+    Field(pattern=SELECTOR),
+    Legal('what a node label may be, in quotes: "gpu", "!spot", "in(a, b)" or "!in(a, b)"'),
 ]
 Workers = Annotated[Positive | Literal["cpu_count"], Legal('a whole number, 1 or more, or "cpu_count"')]
 Cpu = Annotated[str | int | float, AfterValidator(_checked(quantities.cpu)), Legal("CPU cores, like 500m or 2")]

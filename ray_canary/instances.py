@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from ray_canary import legal, quantities, yamlfile
 from ray_canary.errors import ConfigError, Problem
+from ray_canary.fields import LabelKey, LabelSelector
 from ray_canary.legal import Legal, refuse
 
 ENVIRONMENT_VARIABLE = "RAY_CANARY_INSTANCE_TYPES"
@@ -52,6 +53,7 @@ class InstanceType:
     gpu: int = 0
     gpu_type: str | None = None
     accelerator_type: str | None = None
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,10 @@ class _Spec(BaseModel):
         description="The kind of GPU in Ray's words, like L4, where gpu_type isn't one that is known here.",
     )
 
+    node_labels: dict[LabelKey, LabelSelector] = Field(
+        default={}, description="Which nodes a replica may go to, by the nodes' labels."
+    )
+
     @model_validator(mode="after")
     def _gpus_fit(self) -> Self:
         kind = self.gpu_type or self.accelerator_type
@@ -185,7 +191,9 @@ class _Spec(BaseModel):
         """Return the instance type under its name."""
         accelerator = self.accelerator_type or ACCELERATORS.get(self.gpu_type or "")
         # The two quantities are numbers now: their validators read them.
-        return InstanceType(name, float(self.cpu), int(self.memory), self.gpu, self.gpu_type, accelerator)
+        return InstanceType(
+            name, float(self.cpu), int(self.memory), self.gpu, self.gpu_type, accelerator, self.node_labels
+        )
 
 
 _SPECS = TypeAdapter(dict[str, _Spec])

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ray_canary import metrics
-from ray_canary.config import DeploymentFile, Env, Label, Secret, ServiceConfig, Version
+from ray_canary.config import DeploymentFile, Env, Label, Placement, Secret, ServiceConfig, Version
 from ray_canary.legal import Legal, bare_type
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -32,6 +32,7 @@ class Restarts(StrEnum):
     NOTHING = "nothing: live"
     IGNORED = "nothing: it has no effect"
     UNTIL_START = "nothing: Serve reads it only when it starts"
+    PUSH = "nothing: the next `--push` reads it"
     ANOTHER = "nothing: another name is another Deployment"
     SERVICE = "that service"
     MAIN = "all services of main"
@@ -71,13 +72,17 @@ _EFFECTS: Final[tuple[tuple[str, Restarts], ...]] = (
     ("ray.http.**", Restarts.UNTIL_START),
     ("ray.ingress.num_cpus", Restarts.INGRESS),
     ("ray.ingress.max_replicas_per_node", Restarts.INGRESS),
+    ("ray.ingress.node_labels.<label>", Restarts.INGRESS),
     ("ray.ingress.**", Restarts.NOTHING),
     ("ray.queue.**", Restarts.NOTHING),
+    ("ray.hosts.enforce_memory", Restarts.EVERY),
     ("ray.hosts.**", Restarts.NOTHING),
     ("ray.applications.<target>", Restarts.REPLACED),
     ("ray.secrets.**", Restarts.USERS),
     ("ray.dependencies", Restarts.TARGET),
+    ("ray.placement.**", Restarts.TARGET),
     ("ray.arms.<target>", Restarts.NOTHING),
+    ("ray.bento_store", Restarts.PUSH),
     ("ray.standalone", Restarts.TARGET),
     *((key, Restarts.IGNORED) for key in ("cluster", "labels", "dev", "description")),
 )
@@ -97,6 +102,9 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
     "canary.route_by": "required with `header` and `query`",
     "ray.ingress.max_replicas": "`num_replicas`",
     "ray.ingress.max_replicas_per_node": "any number",
+    "ray.ingress.node_labels.<label>": "any node",
+    "ray.placement.<target>.node_labels.<label>": "any node",
+    "ray.placement.<target>.max_replicas_per_node": "any number",
     "ray.secrets.<secret>.keys": "all that its folder has",
     "ray.secrets.<secret>.path": "the secret's name",
     "ray.applications.<target>": "`<name>-main`, `<name>-canary-<version>`",
@@ -159,7 +167,15 @@ def metrics_table() -> str:
         for metric in metrics.ALL
         if metric.buckets
     ]
-    return "\n\n".join([_METRICS, _table(header, rows), *buckets, _METRICS_END]) + "\n"
+    of_class = [metric for metric in metrics.ALL if "status_class" in metric.labels]
+    of_version = [metric for metric in metrics.ALL if "bento_version" in metric.labels]
+    end = _METRICS_END.format(most=_series(of_version), more=_series(of_class))
+    return "\n\n".join([_METRICS, _table(header, rows), *buckets, end]) + "\n"
+
+
+def _series(found: Iterable[metrics.Metric]) -> int:
+    """Return how many series these metrics have for one set of labels: a histogram has its buckets, sum and count."""
+    return sum(len(metric.buckets) + 3 if metric.kind == "histogram" else 1 for metric in found)
 
 
 def write(folder: Path = DOCS) -> None:
@@ -192,10 +208,12 @@ def _inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     bare = bare_type(annotation)
     if get_origin(bare) is dict:
         inner = bare_type(get_args(bare)[1])
-        named = {ServiceConfig: "<service>", Version: "<version>", Secret: "<secret>"}
+        named = {ServiceConfig: "<service>", Version: "<version>", Secret: "<secret>", Placement: "<target>"}
         if inner in named:
             return inner, named[inner]
-        return None, "<target>" if inner is str and Legal in map(type, _notes(get_args(bare)[1])) else ""
+        if inner is not str or Legal not in map(type, _notes(get_args(bare)[1])):
+            return None, ""
+        return None, "<label>" if _notes(get_args(bare)[0]) else "<target>"
     return (bare, "") if isinstance(bare, type) and issubclass(bare, BaseModel) else (None, "")
 
 
@@ -297,6 +315,8 @@ _RULES: Final = """\
   type `env` and `path` of those of type `file`. No two file secrets of a version stand in the same place.
 - `ray.applications` names targets of this Deployment, and no application twice.
 - A mapping in `ray.dependencies` names targets of this Deployment.
+- `ray.placement` names targets of this Deployment.
+- A path or a URL holds a Bento. A URL has neither a user nor a password, nor a credential in its query.
 - Against the Bento store: every Bento is there, has the services that the file names, and finds every environment
   variable that it requires. Every instance type is in the catalogue (`ray-canary list-instance-types`)."""
 
@@ -387,6 +407,12 @@ _METRICS_END: Final = """\
 What the ingress answers before it asks a version is not counted: 400, 403 and 413, and the 503 of a terminated
 Deployment. A request whose client leaves before the answer begins is not counted either. A websocket counts when it is
 accepted or refused, with the time until then; how long it lasts and what it carries is not measured.
+
+How many series there are is bounded by the file, not by what clients send: nothing is labelled by a path, a key or a
+client. A version has at most {most} for each ingress replica while its answers are of one status class, and {more} more
+for each further class. Every further reason of the split is one more, and an edit of its Bento begins a new set. A
+version that gets no request has ten. Ray exports each counter a second time, as a gauge without `_total`, unless
+`RAY_EXPORT_COUNTER_AS_GAUGE=0`.
 
 Counts are handed to Ray once a second. A series appears with its first count. A gauge is each ingress replica's own:
 sum `ray_canary_in_flight` over the replicas, and take the maximum or minimum of the others. Ray rebuilds a histogram's

@@ -61,6 +61,7 @@ def problems(data: object) -> Iterator[Problem]:
     yield from _weights(file)
     yield from _routing(_mapping(file.get("canary")))
     yield from _dependency_problems(file)
+    yield from _placement_problems(file)
     yield from _taken_headers(file)
     yield from _place_problems(file)
     yield from _secret_problems(file)
@@ -178,6 +179,16 @@ def _dependency_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
         elif said not in _DEPENDENCIES:
             message = f"{show(said)} is not {' or '.join(_DEPENDENCIES)}"
             yield Problem.at(loc, message, said, did_you_mean(said, _DEPENDENCIES))
+
+
+def _placement_problems(file: Mapping[str, Any]) -> Iterator[Problem]:
+    targets = dict.fromkeys(("main", *(key for key, _ in _versions(file))))
+    for key in _mapping(_mapping(file.get("ray")).get("placement")):
+        if key not in targets:
+            hint = did_you_mean(key, targets) or f"the targets are {', '.join(targets)}"
+            if key == "ingress":
+                hint = "say it of the ingress in ray.ingress"
+            yield Problem.at(("ray", "placement", key), "is not a target of this Deployment", hint=hint)
 
 
 def _repeated_envs(loc: Loc, envs: object) -> Iterator[Problem]:

@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ray_canary import requirements
+from ray_canary import nodelabels, requirements
 from ray_canary.access import Issued
 from ray_canary.deployment import WeightChange
 from ray_canary.history import History
 from ray_canary.instances import Catalogue
 from ray_canary.plan import DependenciesPlan, Plan
-from ray_canary.preview import Preview
+from ray_canary.preview import Preview, restarts_in_words, weights_in_words
 from ray_canary.serving import local
-from ray_canary.serving.changes import Change, Effect, restarts
+from ray_canary.serving.changes import Change, Effect
 from ray_canary.serving.revisions import Revision
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
@@ -162,7 +162,7 @@ def plan_targets(plan: Plan) -> None:
                 service.name,
                 service.instance_type or "-",
                 f"{scaling.min_replicas}..{scaling.max_replicas}",
-                resources(service.resources),
+                "\n".join(filter(None, (resources(service.resources), service.nodes))),
             )
     out.print(table)
 
@@ -237,6 +237,10 @@ def plan_preview(found: Preview) -> None:
         err.print(Text.assemble(("Does not fit: ", "red"), found.too_small))
     for sentence in found.stuck:
         notice(sentence)
+    for sentence in found.missing:
+        err.print(Text.assemble(("Not on every node: ", "red"), sentence))
+    if found.missing:
+        notice("`ray-canary deploy --push` ships what nodes lack.")
 
 
 def plan_changes(found: tuple[Change, ...]) -> None:
@@ -248,28 +252,12 @@ def plan_changes(found: tuple[Change, ...]) -> None:
         effect = Text(change.effect, style=_EFFECTS[change.effect])
         table.add_row(change.application, change.deployment, effect, ", ".join(change.because))
     out.print(table)
-    restarting = sorted({change.application for change in found if restarts(found, change.application)})
-    if restarting:
-        out.print(f"Replicas restart in: {', '.join(restarting)}. No other version is touched.")
-    else:
-        out.print("No replica restarts.")
+    out.print(restarts_in_words(found))
 
 
 def weight_change(change: WeightChange) -> None:
     """Print which weights move and what that does to users."""
-    keys = dict.fromkeys((*change.before, *change.after))
-    moves = [
-        f"{key} {change.before.get(key, 0)} -> {change.after.get(key, 0)}"
-        for key in keys
-        if change.before.get(key, 0) != change.after.get(key, 0)
-    ]
-    if not moves and not change.moved:
-        out.print("Weights: no change.")
-        return
-    out.print(
-        f"Weights: {', '.join(moves) or 'no change'}. Of all keys, {change.moved:.1%} change their version "
-        f"(under any scheme at least {change.least:.1%})."
-    )
+    out.print(weights_in_words(change))
 
 
 def listing(lives: Iterable[Live]) -> None:
@@ -360,11 +348,11 @@ def explanation(told: Mapping[str, Any]) -> None:
 
 def instance_types(catalogue: Catalogue) -> None:
     """Print the instance types."""
-    table = _table("Name", "CPU", "Memory", "GPU", "GPU type")
+    labelled = any(one.node_labels for one in catalogue)
+    table = _table("Name", "CPU", "Memory", "GPU", "GPU type", *(["On nodes with"] if labelled else []))
     for one in catalogue:
-        table.add_row(
-            one.name, f"{one.cpu:g}", f"{one.memory_bytes / 2**30:g} GiB", str(one.gpu or "-"), one.gpu_type or "-"
-        )
+        size = (f"{one.cpu:g}", f"{one.memory_bytes / 2**30:g} GiB", str(one.gpu or "-"), one.gpu_type or "-")
+        table.add_row(one.name, *size, *([nodelabels.text(one.node_labels) or "-"] if labelled else []))
     out.print(table)
 
 

@@ -1,9 +1,27 @@
-"""The console's pages: the list of Deployments, and one page for each."""
+"""The console's pages: the list of Deployments, and for each of them one page per tab."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from nicegui import ui
 
-from ray_canary.console import status
+from ray_canary.console import configuration, monitoring, playground, status
 from ray_canary.console.desk import Desk
+
+#: Draws one tab of a Deployment's page.
+Show = Callable[[Desk, str], Awaitable[None]]
+
+#: What a Deployment's page has, by the last part of its address.
+TABS: Final[dict[str, Show]] = {
+    "status": status.show,
+    "playground": playground.show,
+    "monitoring": monitoring.show,
+    "configuration": configuration.show,
+}
+
+#: The cookie that keeps whether somebody wants dark or light pages.
+_LOOK: Final = "ray_canary_look"
 
 
 def add(desk: Desk) -> None:
@@ -11,10 +29,53 @@ def add(desk: Desk) -> None:
 
     @ui.page("/", title="Deployments · ray-canary")
     async def listing() -> None:
-        await status.show_all(desk)
+        with _frame():
+            await status.show_all(desk)
 
     @ui.page("/deployments/{name}")
     async def deployment(name: str) -> None:
-        ui.page_title(f"{name} · ray-canary")
-        ui.link("All Deployments", "/")
-        await status.show(desk, name)
+        await tab(name, next(iter(TABS)))
+
+    @ui.page("/deployments/{name}/{chosen}")
+    async def tab(name: str, chosen: str) -> None:
+        ui.page_title(f"{name} {chosen} · ray-canary")
+        with _frame(name, chosen):
+            if chosen not in TABS:
+                ui.label(f"There is no page {chosen!r}; there are: {', '.join(TABS)}.").props('role="alert"')
+                return
+            await TABS[chosen](desk, name)
+
+
+def _chosen_look() -> bool | None:
+    """Return whether this browser's user has chosen dark or light; None leaves it to the browser."""
+    return {"dark": True, "light": False}.get(ui.context.client.request.cookies.get(_LOOK, ""))
+
+
+@contextmanager
+def _frame(name: str | None = None, chosen: str | None = None) -> Iterator[None]:
+    """Draw what all pages have, and within it what the caller draws."""
+    dark = ui.dark_mode(_chosen_look())
+    ui.colors(primary="#2563eb")
+    with ui.header().classes("items-center bg-slate-50 text-slate-900 dark:bg-slate-900 dark:text-slate-100 border-b"):
+        ui.link("ray-canary", "/").classes("text-lg font-semibold no-underline text-inherit")
+        if name is not None:
+            ui.label(name).props('role="heading" aria-level="1"').classes("text-lg")
+            with ui.row().classes("gap-1").props('role="navigation" aria-label="Pages of the Deployment"'):
+                for each in TABS:
+                    now = ' aria-current="page"' if each == chosen else ""
+                    link = ui.link(each.capitalize(), f"/deployments/{name}/{each}").props(now)
+                    link.classes("px-3 py-1 rounded no-underline text-inherit")
+                    link.classes("hover:bg-slate-200 dark:hover:bg-slate-700")
+                    if now:
+                        link.classes("bg-slate-200 dark:bg-slate-700")
+        ui.space()
+
+        async def switch() -> None:
+            now = not await ui.run_javascript("document.body.classList.contains('body--dark')")
+            dark.set_value(now)
+            look = "dark" if now else "light"
+            ui.run_javascript(f"document.cookie = '{_LOOK}={look}; path=/; max-age=31536000; samesite=strict'")
+
+        ui.button(icon="contrast", on_click=switch).props('flat round aria-label="Light or dark"')
+    with ui.column().classes("w-full max-w-screen-xl mx-auto gap-4").props('role="main"'):
+        yield

@@ -217,6 +217,7 @@ def _show_next(live: Live) -> None:
         f"ray-canary get {live.name}",
         f"ray-canary explain {live.name} --query feature=test",
         f"ray-canary weights {live.name} a=10 b=10",
+        "ray-canary console                  # the same, and more, in a browser",
         "serve deploy configs/canary.yaml    # the same Deployment by plain Serve; edit `weights` in it, and again",
         "ray-canary down",
     ):

@@ -5,14 +5,18 @@ So a promoted version, or a file that swaps two versions, re-points the split in
 
 from collections.abc import Iterable, Mapping
 
-from ray_canary.plan import Plan, application_name, free_name
+from ray_canary.plan import ArchivePlan, Plan, TargetPlan, application_name, free_name
 from ray_canary.serving.compile import Config, version_application
 from ray_canary.serving.release import Place, Release, runs
 from ray_canary.serving.state import Live, OnCluster
 
 
 def adopt(plan: Plan, cluster: OnCluster) -> Plan:
-    """Return a plan whose targets stand where the same already runs; places that the file names are kept."""
+    """Return a plan whose targets stand where the same already runs; places that the file names are kept.
+
+    A Bento that this Deployment runs from an archive keeps it: what was pushed once needn't be pushed at every deploy.
+    """
+    plan = _with_archives(plan, cluster)
     live = cluster.live().get(plan.name)
     if live is None or live.rejected or live.single:
         return plan
@@ -23,6 +27,20 @@ def adopt(plan: Plan, cluster: OnCluster) -> Plan:
         for key, target in plan.targets.items()
     }
     return plan.model_copy(update={"targets": targets})
+
+
+def _with_archives(plan: Plan, cluster: OnCluster) -> Plan:
+    states = (cluster.applications[name] for name in sorted(cluster.versions_of(plan.name)))
+    args = {state.name: (state.config or {}).get("args") or {} for state in states if not state.going}
+    known = {(name, said["bento"]): said["archive"] for name, said in args.items() if said.get("archive")}
+    of_bento = {bento: archive for (_, bento), archive in known.items()}
+
+    def kept(target: TargetPlan) -> TargetPlan:
+        found = known.get((target.application, target.bento)) or of_bento.get(target.bento)
+        bare = target.archive is None and found is not None
+        return target.model_copy(update={"archive": ArchivePlan.model_validate(found)}) if bare else target
+
+    return plan.model_copy(update={"targets": {key: kept(target) for key, target in plan.targets.items()}})
 
 
 def restore(release: Release, cluster: OnCluster) -> Release:

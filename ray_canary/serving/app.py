@@ -10,7 +10,8 @@ from ray.serve import Application
 from ray_canary import config
 from ray_canary.bentos import BentoStore, store_path
 from ray_canary.instances import Catalogue
-from ray_canary.plan import SecretPlan, TargetPlan, resolve
+from ray_canary.plan import ArchivePlan, SecretPlan, TargetPlan
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.entry import entry
 from ray_canary.serving.host import BentoHost
@@ -38,6 +39,7 @@ class VersionArgs(_Args):
     entry_service: str = Field(description="The Bento service that requests go to.")
     services: dict[str, ServiceArgs] = Field(description="All Bento services, each its own Serve deployment.")
     secrets: list[SecretPlan] = Field(default=[], description="Its secrets, by name: values are on the nodes only.")
+    archive: ArchivePlan | None = Field(default=None, description="Where a node that lacks the Bento fetches it.")
     attempt: int = Field(default=0, description="Raised by `ray-canary deploy` to try a version again that failed.")
 
 
@@ -90,7 +92,7 @@ def _version(args: VersionArgs, prefix: str, options: Mapping[str, Options]) -> 
             depends = {dependency: build(dependency) for dependency in args.services[name].depends}
             deployment: Any = serve.deployment(**_named(f"{prefix}{name}", options.get(name, {})))
             host = _with_http(BentoHost) if name == args.entry_service and not prefix else BentoHost
-            built[name] = deployment(host).bind(args.bento, name, overrides, depends, args.secrets)
+            built[name] = deployment(host).bind(args.bento, name, overrides, depends, args.secrets, args.archive)
         return built[name]
 
     return build(args.entry_service)

@@ -6,8 +6,10 @@ calls this (decision 10): a second version in the same process would silently se
 
 import asyncio
 import functools
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from ray_canary.serving.http import Message, Receive, Scope, Send
@@ -131,12 +133,21 @@ async def _answer(scope: Scope, receive: Receive, send: Send, status: int, sente
 
 
 def load(
-    tag: str, service: str, *, runner_map: Mapping[str, str], overrides: Mapping[str, Any], task_prefix: str = ""
+    where: str | Path,
+    service: str,
+    *,
+    runner_map: Mapping[str, str],
+    overrides: Mapping[str, Any],
+    task_prefix: str = "",
+    named: Callable[[], str] = str,
 ) -> Any:
     """Load one service of a Bento into this process and return its ASGI app.
 
+    `where` is the Bento's tag in the store of BentoML, or the folder that it was unpacked to, with its models.
+
     The ids of its tasks begin with `task_prefix` and a dot. `runner_map` says where each Bento service that this one
     depends on is reached (`file://` for a Unix socket); `overrides` are the `config_overrides` of the services by name.
+    `named` says who logs, and for which request.
     The working directory and `sys.path` become the Bento's for good, since its code may read files beside it at any
     time.
 
@@ -150,8 +161,11 @@ def load(
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.context import server_context
 
-    _configure_logging()
-    bento = bentoml.bentos.get(bentoml.Tag.from_str(tag))
+    _configure_logging(named)
+    if isinstance(where, Path):
+        bento = bentoml.Bento.from_path(str(where))
+    else:
+        bento = bentoml.bentos.get(bentoml.Tag.from_str(where))
     BentoMLContainer.remote_runner_mapping.set(dict(runner_map))
     server_context.worker_index = 1
     server_context.bento_name, server_context.bento_version = bento.tag.name, str(bento.tag.version)
@@ -214,8 +228,8 @@ class _PlacedTasks:
         return own
 
 
-def _configure_logging() -> None:
-    """Show BentoML's own log as `bentoml serve` does, and leave Serve's loggers alone.
+def _configure_logging(named: Callable[[], str]) -> None:
+    """Show BentoML's own log as `bentoml serve` does, with the replica's name, and leave Serve's loggers alone.
 
     BentoML's `configure_server_logging()` would disable every logger there is, and `dictConfig` itself closes every
     handler: Serve's would then drop what it is given, and the replica's log would end here. Its access log stays off:
@@ -236,6 +250,10 @@ def _configure_logging() -> None:
         parts.config[kind] = {name: configure(parts.config[kind][name]) for name in parts.config[kind]}
     parts.configure_logger("bentoml", parts.config["loggers"]["bentoml"])
     logging.getLogger("bentoml.access").setLevel(logging.WARNING)
+    # What a service logs by a logger that nobody has configured comes out of the last one.
+    for handler in (*logging.getLogger("bentoml").handlers, logging.lastResort):
+        if handler is not None and not isinstance(handler.formatter, _Named):
+            handler.setFormatter(_Named(handler.formatter or logging.Formatter(), named))
 
 
 def _remember_media_types() -> None:
@@ -312,3 +330,19 @@ def _build_app(service: Any, *, is_main: bool, task_prefix: str) -> Any:
                 setattr(app.state, _TASKS, placed)
 
     return AppFactory(service, is_main=is_main)()
+
+
+class _Named(logging.Formatter):
+    """A formatter whose lines begin with who logs, in brackets."""
+
+    def __init__(self, inner: logging.Formatter, named: Callable[[], str]) -> None:
+        """Format as `inner` does."""
+        super().__init__()
+        self._inner = inner
+        self._named = named
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        text = self._inner.format(record)
+        who = self._named()
+        return f"[{who}] {text}" if who else text

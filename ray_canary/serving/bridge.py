@@ -31,6 +31,9 @@ from ray_canary.serving.wire import Request
 INNER_WAIT_S: Final = 60.0
 #: Seconds that calls which are still under way have to end once the bridge stops.
 _LAST_CALLS_S: Final = 5
+#: Seconds that an idle connection is kept: longer than any caller keeps one (BentoML's 15, its older runners' 1800).
+#: The bridge may not be who closes first: a call that is being sent at that moment would fail.
+_KEEP_ALIVE_S: Final = 86_400
 
 
 class Bridge:
@@ -61,6 +64,7 @@ class Bridge:
                     access_log=False,
                     server_header=False,
                     timeout_graceful_shutdown=_LAST_CALLS_S,
+                    timeout_keep_alive=_KEEP_ALIVE_S,
                 )
             )
             serving = server.serve([_listen(self._socket(number))])

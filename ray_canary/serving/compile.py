@@ -4,10 +4,13 @@ No Ray in here: a config is plain data, and compiling it must be quick.
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Final
 
 import yaml
 
+from ray_canary import edits
+from ray_canary.config import Ingress
 from ray_canary.plan import MAIN, Plan, ServicePlan, TargetPlan
 from ray_canary.serving.settings import IngressSettings, SplitSettings, TargetSettings
 
@@ -20,6 +23,10 @@ INGRESS_DEPLOYMENT: Final = "Ingress"
 #: each that goes has to drain.
 UPSCALE_DELAY_S: Final = 5.0
 DOWNSCALE_DELAY_S: Final = 300.0
+#: Serve looks for changes in a deployment's actor options, and wouldn't notice one of `max_replicas_per_node` alone.
+PER_NODE: Final = "RAY_CANARY_MAX_REPLICAS_PER_NODE"
+#: Tells a replica the bytes of memory above which it ends itself.
+MEMORY_LIMIT: Final = "RAY_CANARY_MEMORY_LIMIT"
 
 Config = dict[str, Any]
 
@@ -53,7 +60,7 @@ def ingress_deployment(plan: Plan, settings: IngressSettings) -> Config:
     return {
         "name": INGRESS_DEPLOYMENT,
         "max_ongoing_requests": _ingress_requests(plan),
-        "max_surge_percent": 100,
+        "max_surge_percent": ingress_surge(ingress),
         "graceful_shutdown_timeout_s": plan.ray.hosts.graceful_shutdown_timeout_s,
         # Always there, also where it leaves no choice: a block that comes or goes restarts the application.
         "autoscaling_config": {
@@ -64,10 +71,30 @@ def ingress_deployment(plan: Plan, settings: IngressSettings) -> Config:
             "upscale_delay_s": UPSCALE_DELAY_S,
             "downscale_delay_s": DOWNSCALE_DELAY_S,
         },
-        **({"max_replicas_per_node": per_node} if (per_node := ingress.max_replicas_per_node) else {}),
-        "ray_actor_options": {"num_cpus": ingress.num_cpus},
+        **_placed({"num_cpus": ingress.num_cpus}, ingress.node_labels, ingress.max_replicas_per_node),
         "user_config": settings.model_dump(mode="json"),
     }
+
+
+def ingress_surge(ingress: Ingress) -> int:
+    """Return the percent of ingress replicas that an update may start before it stops old ones.
+
+    None where a node may have so many only and there are others meanwhile: new ones could wait for a place for ever.
+    """
+    return 0 if ingress.max_replicas_per_node and ingress.num_replicas > 1 else 100
+
+
+def _placed(options: Config, node_labels: Mapping[str, str], per_node: int | None) -> Config:
+    """Compile a deployment's actor options, and on which nodes its replicas may be: nothing of it, if on all."""
+    found: Config = {"ray_actor_options": options}
+    if node_labels:
+        found["ray_actor_options"] = {**options, "label_selector": dict(node_labels)}
+    if per_node:
+        environment = copy.deepcopy(options.get("runtime_env") or {})
+        environment["env_vars"] = {**environment.get("env_vars", {}), PER_NODE: str(per_node)}
+        found["ray_actor_options"] = {**found["ray_actor_options"], "runtime_env": environment}
+        found["max_replicas_per_node"] = per_node
+    return found
 
 
 def _ingress_requests(plan: Plan) -> int:
@@ -149,11 +176,15 @@ def version_args(target: TargetPlan) -> Config:
             for name, service in target.services.items()
         },
         "secrets": [secret.model_dump(mode="json") for secret in target.secrets],  # names only, never values
+        # Only where there is one: versions that were deployed without it must not restart.
+        **({"archive": target.archive.model_dump(mode="json")} if target.archive else {}),
     }
 
 
 def service_deployment(service: ServicePlan, target: TargetPlan, prefix: str = "") -> Config:
     """Compile one Bento service's deployment options, in Serve's own keys."""
+    limit = {MEMORY_LIMIT: str(service.memory_limit_bytes)} if service.memory_limit_bytes else {}
+    options = {**service.resources, "runtime_env": {"env_vars": {**service.envs, **limit}, **isolation(target)}}
     return {
         "name": f"{prefix}{service.name}",
         "max_ongoing_requests": service.max_ongoing_requests,
@@ -162,7 +193,7 @@ def service_deployment(service: ServicePlan, target: TargetPlan, prefix: str = "
         "graceful_shutdown_timeout_s": service.graceful_shutdown_timeout_s,
         "autoscaling_config": service.scaling.model_dump(mode="json"),
         "user_config": {"sleepers": [name for name in service.depends if _sleeps(target.services[name])]},
-        "ray_actor_options": {**service.resources, "runtime_env": {"env_vars": service.envs, **isolation(target)}},
+        **_placed(options, service.node_labels, service.max_replicas_per_node),
     }
 
 
@@ -217,7 +248,7 @@ def single_application_config(plan: Plan) -> Config:
                 "name": plan.name,
                 "route_prefix": plan.ray.route_prefix,
                 "import_path": SINGLE_IMPORT_PATH,
-                "args": plan.file,
+                "args": edits.pinned(plan.file, {key: target.bento for key, target in plan.targets.items()}),
                 "deployments": [ingress_deployment(plan, single_settings(plan)), *deployments],
             }
         ],
@@ -258,12 +289,16 @@ _COMMENTS: Final = {
 def to_yaml(config: Config, plan: Plan, source: str, target: str) -> str:
     """Write a compiled config as a commented YAML file; the same plan gives the same text."""
     single = len(config["applications"]) == 1
-    text = _HEAD.format(name=plan.name, source=source, target=target) + (_SINGLE if single else _SEVERAL) + "\n"
-    applications = config["applications"]
-    text += _dump({key: value for key, value in config.items() if key != "applications"})
+    head = _HEAD.format(name=plan.name, source=source, target=target) + (_SINGLE if single else _SEVERAL)
+    return f"{head}\n{body(config, plan)}"
+
+
+def body(config: Config, plan: Plan) -> str:
+    """Write a compiled config as YAML, with what an edit restarts beside it."""
+    text = dump({key: value for key, value in config.items() if key != "applications"})
     text += "\napplications:\n"
-    for application in applications:
-        dumped = _dump([application])
+    for application in config["applications"]:
+        dumped = dump([application])
         text += "\n" + _application_comment(application, plan)
         text += _with_comments(dumped) if application["name"] == plan.name else dumped
     return text
@@ -285,7 +320,8 @@ def _with_comments(text: str) -> str:
     return text
 
 
-def _dump(data: Any) -> str:
+def dump(data: Any) -> str:
+    """Write data as YAML: keys in their order, several lines of text as they are."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
 
 
@@ -294,3 +330,10 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = "|" if text.count("\n") > 1 else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)

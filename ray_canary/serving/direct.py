@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from ray_canary.serving.endpoint import Endpoint
@@ -23,9 +23,10 @@ logger = logging.getLogger("ray.serve")
 #: Seconds that a replica may take to be connected to and introduced, and after which it is tried again.
 INTRODUCTION_S: Final = 5.0
 TRY_AGAIN_S: Final = 10.0
-#: Seconds for which requests wait for the router to drop a replica that refuses connections, and how often they look.
-#: A replica that was killed the router learns of from a handle that finds it dead, so the wait is short.
-GONE_WITHIN_S: Final = 1.0
+#: Seconds for which requests wait for the router to drop a replica that refuses connections, or closes them at once,
+#: but still runs: it drains.
+GONE_WITHIN_S: Final = 5.0
+#: Seconds between two looks at whether it has.
 LOOK_EVERY_S: Final = 0.05
 #: Paths that Serve answers itself wherever they come in.
 _SERVES_OWN: Final = "/-/"
@@ -38,7 +39,7 @@ class DirectTransport:
         self.by_handle = by_handle
         self._addresses: Mapping[str, Address] = {}
         self._endpoints: dict[str, Endpoint] = {}
-        self._introducing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._turn = 0
         self._terms = Terms()
         #: Calls by handle that found no room directly; they are to be served before what comes later.
@@ -102,7 +103,7 @@ class DirectTransport:
 
         A replica that refuses connections is about to go, and the router learns it a moment later. A handle would send
         to it until then, and what it has been sent nobody else gets: so another replica that we know is asked first,
-        and if all refuse, the request waits for that moment.
+        and if all refuse, the request waits for that moment, or until all have been found dead.
 
         Raises:
             NotSent: the last replica has gone.
@@ -110,11 +111,15 @@ class DirectTransport:
         for replica, endpoint in self._endpoints.items():
             if endpoint is failed and endpoint.secret is not None:
                 endpoint.secret = None
-                self._introduce_later(replica, endpoint, TRY_AGAIN_S)
+                if endpoint.goes_until > 0:
+                    self._in_background(self._look_after(replica, endpoint))
+                self._in_background(self._introduce(replica, endpoint, TRY_AGAIN_S))
         refused = failed is not None and failed.goes_until > 0
         if refused and (other := _idlest(self._introduced())) is not None and self._has_room(other):
             return DirectCall(request, other, self._again).start()
         while self._going() and self.routable:
+            if all(endpoint.dead for endpoint in self._endpoints.values()):
+                raise NotSent("its last replica has died")
             await asyncio.sleep(LOOK_EVERY_S)
         if refused and not self.routable:
             raise NotSent("its last replica has gone")
@@ -177,12 +182,26 @@ class DirectTransport:
         for replica, address in addresses.items():
             if replica not in self._endpoints:
                 self._endpoints[replica] = Endpoint(address)
-                self._introduce_later(replica, self._endpoints[replica], 0)
+                self._in_background(self._introduce(replica, self._endpoints[replica], 0))
 
-    def _introduce_later(self, replica: str, endpoint: Endpoint, after_s: float) -> None:
-        task = asyncio.get_running_loop().create_task(self._introduce(replica, endpoint, after_s))
-        self._introducing.add(task)
-        task.add_done_callback(self._introducing.discard)
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _look_after(self, replica: str, endpoint: Endpoint) -> None:
+        """Ask a replica that refuses connections whether it still runs.
+
+        The router learns from the same call that it doesn't, where it would otherwise find out with a request.
+        """
+        try:
+            async with asyncio.timeout(INTRODUCTION_S):
+                await self.by_handle.introduce(replica)
+        except TimeoutError:
+            logger.warning("Replica %s of %s says nothing", replica, "/".join(self.place))
+        except Exception as error:
+            logger.warning("Replica %s of %s has died: %r", replica, "/".join(self.place), error)
+            endpoint.dead = True
 
     async def _introduce(self, replica: str, endpoint: Endpoint, after_s: float) -> None:
         """Get a replica's secret, and see that it opens the door; the replica is sent nothing directly before that."""
@@ -280,7 +299,7 @@ class DirectCall:
         except OSError as error:
             logger.warning("%s can't be reached; nothing goes to it directly for a while: %r", endpoint.address, error)
             self._failed = endpoint
-            if isinstance(error, ConnectionRefusedError) and endpoint.secret is not None:
+            if isinstance(error, ConnectionError) and endpoint.secret is not None:
                 endpoint.goes_until = time.monotonic() + GONE_WITHIN_S
             self._release()
         except BaseException:

@@ -23,6 +23,8 @@ class Endpoint:
         self.in_flight = 0
         #: Until when (monotonic s) it is taken for one that is about to go, as it has refused a connection.
         self.goes_until = 0.0
+        #: Whether it did not answer a handle either.
+        self.dead = False
         self._hosts = address.hosts
         self._idle: list[Connection] = []
         self._closed = False
@@ -52,6 +54,7 @@ class Endpoint:
             connection.close()
             raise
         self.secret = secret
+        self.goes_until, self.dead = 0.0, False
 
     def take(self) -> Connection | None:
         """Return an idle connection that was used just now, if there is one."""

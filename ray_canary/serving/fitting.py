@@ -1,19 +1,43 @@
 """Whether a Deployment finds room on a cluster, and what it would run into there. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
+from ray_canary import nodelabels
 from ray_canary.errors import Conflict, DoesNotFit
-from ray_canary.plan import Plan, ServicePlan
+from ray_canary.nodelabels import Node, Selector
+from ray_canary.plan import Plan, ServicePlan, TargetPlan
 from ray_canary.serving.changes import Change, Effect
-from ray_canary.serving.compile import VERSION_IMPORT_PATH
+from ray_canary.serving.compile import VERSION_IMPORT_PATH, ingress_surge
 from ray_canary.serving.release import Release
-from ray_canary.serving.state import OURS, OnCluster
+from ray_canary.serving.state import OURS, ApplicationState, OnCluster
 
 Resources = Mapping[str, float]
 _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 #: What Ray adds to the demand of a replica that names an accelerator: a mark of the node, of which it takes hardly any.
 _ACCELERATOR = "accelerator_type:"
 _MARK = 0.001
+
+
+class Demand(NamedTuple):
+    """What a deployment asks for: where the file says so, how many replicas, what each needs, and on which nodes."""
+
+    where: str
+    deployment: str
+    replicas: int
+    resources: Resources
+    selector: Selector = {}
+    per_node: int | None = None
+
+    def fits(self, node: Node) -> bool:
+        """Return whether one replica could be on a node, were it empty."""
+        return nodelabels.fits(self.selector, node.labels) and within(self.resources, node.resources)
+
+    @property
+    def text(self) -> str:
+        """Say what a replica needs."""
+        labels = f", on a node with {nodelabels.text(self.selector)}" if self.selector else ""
+        return f"{text(self.resources)}{labels}"
 
 
 def check_release(release: Release, cluster: OnCluster) -> None:
@@ -81,40 +105,52 @@ def _taken_routes(plan: Plan, cluster: OnCluster) -> Iterator[str]:
 def needs(plan: Plan, *, most: bool = False) -> dict[str, float]:
     """Return what a Deployment reserves, in Ray's terms: to begin with, or (`most`) with every replica and surge."""
     total: dict[str, float] = {}
-    for _, _, count, resources in _demands(plan, most=most):
-        for name, amount in resources.items():
-            total[name] = total.get(name, 0) + count * amount
+    for demand in demands(plan, most=most):
+        for name, amount in demand.resources.items():
+            total[name] = total.get(name, 0) + demand.replicas * amount
     return total
 
 
-def check_fit(plan: Plan, cluster: OnCluster, nodes: Iterable[Resources]) -> None:
-    """Refuse a Deployment that would hang pending: a replica larger than any node, or more than is there in all.
+def check_fit(plan: Plan, cluster: OnCluster, nodes: Iterable[Node]) -> None:
+    """Refuse a Deployment that would hang pending: a replica that no node can take, or more than is there in all.
 
     Raises:
         DoesNotFit: with what is needed, what is there, and which version is too large.
     """
     nodes = list(nodes)
-    found = [
-        f"{where}: a replica needs {_text(resources)}; "
-        f"no node has that much (the largest: {_text(_largest(nodes, resources))})"
-        for where, _, _, resources in _demands(plan, most=False)
-        if not any(_within(resources, node) for node in nodes)
-    ]
+    found = [sentence for demand in demands(plan, most=False) if (sentence := _nowhere(demand, nodes))]
     total, others = needs(plan), _reserved_by_others(plan, cluster)
-    there = {name: sum(node.get(name, 0) for node in nodes) for name in total}
+    there = {name: sum(node.resources.get(name, 0) for node in nodes) for name in total}
     short = {name for name in total if total[name] + others.get(name, 0) > there[name] + 1e-9}
     if short and not found:
         taken = {name: others.get(name, 0) for name in short if others.get(name)}
-        beside = f", beside {_text(taken)} that other applications have" if taken else ""
+        beside = f", beside {text(taken)} that other applications have" if taken else ""
         found.append(
-            f"the Deployment needs {_text({name: total[name] for name in short})} to begin with{beside}; "
-            f"the cluster has {_text({name: there[name] for name in short})}"
+            f"the Deployment needs {text({name: total[name] for name in short})} to begin with{beside}; "
+            f"the cluster has {text({name: there[name] for name in short})}"
         )
     if found:
         raise DoesNotFit("\n".join(found))
 
 
-def stuck(plan: Plan, cluster: OnCluster, nodes: Iterable[Resources], found: Iterable[Change]) -> tuple[str, ...]:
+def _nowhere(demand: Demand, nodes: list[Node]) -> str | None:
+    """Say why not all of a deployment's replicas could be on these nodes, were they empty; None if they could."""
+    labelled = [node for node in nodes if nodelabels.fits(demand.selector, node.labels)]
+    able = [node for node in labelled if within(demand.resources, node.resources)]
+    if able and (demand.per_node is None or demand.per_node * len(able) >= demand.replicas):
+        return None
+    if able:
+        said = f"{demand.replicas} replicas, on each node at most {demand.per_node} of them"
+        return f"{demand.where}: {said}; nodes that can take one: {len(able)}"
+    if not labelled and demand.selector:
+        there = {f"{key}={node.labels[key]}" for key in demand.selector for node in nodes if key in node.labels}
+        have = ", ".join(sorted(there)) or "no such label"
+        return f"{demand.where}: a replica needs a node with {nodelabels.text(demand.selector)}; the nodes have {have}"
+    largest = text(_largest([node.resources for node in labelled], demand.resources))
+    return f"{demand.where}: a replica needs {demand.text}; no node has that much (the largest: {largest})"
+
+
+def stuck(plan: Plan, cluster: OnCluster, nodes: Iterable[Node], found: Iterable[Change]) -> tuple[str, ...]:
     """Return a sentence for every update among `found` that could not even begin: no room for one replica more.
 
     A strategy with a surge starts new replicas before it stops old ones. What is free is counted over all nodes
@@ -127,15 +163,42 @@ def stuck(plan: Plan, cluster: OnCluster, nodes: Iterable[Resources], found: Ite
         for service in target.services.values():
             if (target.application, service.name) not in restarts or not service.rollout.max_surge_percent:
                 continue
-            needed = _replica(service)
-            free = _free(cluster, nodes, needed)
-            if not _within(needed, free):
+            demand = _demand(target, service, 1)
+            there = cluster.applications[target.application]
+            needed = demand.resources
+            free = _free(cluster, [node.resources for node in nodes], needed)
+            able = [node for node in nodes if demand.fits(node)]
+            if able and all(_full(demand, node, there) for node in able):
                 sentences.append(
                     f"{target.key}: services.{service.name}: {service.rollout.strategy} starts a new replica before it "
-                    f"stops an old one. It needs {_text(needed)}, and {_text(free)} is free: the old replicas will go "
+                    "stops an old one, and every node has as many as max_replicas_per_node lets it: the old replicas "
+                    "will go on serving, and the update will wait for another node. Recreate and "
+                    "BestEffortControlledRollout need none"
+                )
+            elif not within(needed, free):
+                sentences.append(
+                    f"{target.key}: services.{service.name}: {service.rollout.strategy} starts a new replica before it "
+                    f"stops an old one. It needs {text(needed)}, and {text(free)} is free: the old replicas will go "
                     "on serving, and the update will wait for room. Recreate and BestEffortControlledRollout need none"
                 )
     return tuple(sentences)
+
+
+def _full(demand: Demand, node: Node, there: ApplicationState) -> bool:
+    """Whether a node has so many replicas of a deployment that one more could not start there.
+
+    To Serve, each replica is a part of its node: one over the limit that it was started with.
+    """
+    deployment = there.deployments.get(demand.deployment)
+    config = {one["name"]: one for one in (there.config or {}).get("deployments", ())}.get(demand.deployment, {})
+    limit = config.get("max_replicas_per_node")
+    has = sum(one.node_id == node.id for one in deployment.replicas) if deployment else 0
+    return (has / limit if limit else 0.0) + (1 / demand.per_node if demand.per_node else 0.0) > 1 + 1e-9
+
+
+def could_run(target: TargetPlan, node: Node) -> bool:
+    """Whether a node could take a replica of any of a target's services, were it empty."""
+    return any(_demand(target, service, 1).fits(node) for service in target.services.values())
 
 
 def _free(cluster: OnCluster, nodes: list[Resources], names: Iterable[str]) -> dict[str, float]:
@@ -156,17 +219,24 @@ def _replica(service: ServicePlan) -> dict[str, float]:
     return resources
 
 
-def _demands(plan: Plan, *, most: bool) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    """Yield where, deployment, how many replicas, and what each of them needs."""
+def demands(plan: Plan, *, most: bool) -> Iterator[Demand]:
+    """Yield what each deployment asks for: to begin with, or (`most`) with every replica and surge."""
     ingress = plan.ray.ingress
-    replicas = ingress.most_replicas * 2 if most else ingress.num_replicas
-    yield "ray.ingress", "Ingress", replicas, {"CPU": ingress.num_cpus}
+    surge = -(-ingress_surge(ingress) * ingress.most_replicas // 100)
+    replicas = ingress.most_replicas + surge if most else ingress.num_replicas
+    cpus = {"CPU": float(ingress.num_cpus)}
+    yield Demand("ray.ingress", "Ingress", replicas, cpus, ingress.node_labels, ingress.max_replicas_per_node)
     for target in plan.targets.values():
         for service in target.services.values():
             scaling = service.scaling
             surge = -(-service.rollout.max_surge_percent * scaling.max_replicas // 100)
             count = scaling.max_replicas + surge if most else max(scaling.min_replicas, 1)
-            yield f"{target.key}: services.{service.name}", service.name, count, _replica(service)
+            yield _demand(target, service, count)
+
+
+def _demand(target: TargetPlan, service: ServicePlan, replicas: int) -> Demand:
+    where = f"{target.key}: services.{service.name}"
+    return Demand(where, service.name, replicas, _replica(service), service.node_labels, service.max_replicas_per_node)
 
 
 def _reserved_by_others(plan: Plan, cluster: OnCluster) -> dict[str, float]:
@@ -179,7 +249,8 @@ def _reserved_by_others(plan: Plan, cluster: OnCluster) -> dict[str, float]:
     return total
 
 
-def _within(needed: Resources, node: Resources) -> bool:
+def within(needed: Resources, node: Resources) -> bool:
+    """Return whether what is needed fits into what a node has."""
     return all(node.get(name, 0) + 1e-9 >= amount for name, amount in needed.items())
 
 
@@ -187,7 +258,9 @@ def _largest(nodes: list[Resources], needed: Resources) -> Resources:
     return {name: max((node.get(name, 0) for node in nodes), default=0) for name in needed}
 
 
-def _text(resources: Resources) -> str:
+def text(resources: Resources) -> str:
+    """Return resources as people read them, like `8 CPU, 2.0 GiB of memory`."""
+
     def one(name: str, amount: float) -> str:
         if name.startswith(_ACCELERATOR):
             return f"{'a' if amount else 'no'} GPU of type {name.removeprefix(_ACCELERATOR)}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -15,8 +16,8 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ray_canary.plan import SecretPlan
-from ray_canary.serving import bento_app, exchange, failures, secrets, tasks
+from ray_canary.plan import ArchivePlan, SecretPlan
+from ray_canary.serving import bento_app, exchange, failures, memory_limit, node_bentos, secrets, serve_log, tasks
 from ray_canary.serving.bridge import Bridge
 from ray_canary.serving.exchange import Exchange
 from ray_canary.serving.host_http import Door
@@ -27,6 +28,8 @@ from ray_canary.serving.serve_replica import node_address, write_together
 from ray_canary.serving.sleeping import Awake, Inner
 from ray_canary.serving.websocket_host import Socket
 from ray_canary.serving.wire import Head, Request
+
+logger = logging.getLogger("ray.serve")
 
 _PREFIX: Final = "ray-canary-replica-"
 #: Seconds after which a folder that nobody has locked is a leftover, not one that is just being made.
@@ -43,27 +46,40 @@ class BentoHost:
         config_overrides: Mapping[str, Any],
         depends: Mapping[str, DeploymentHandle[Any]],
         wanted: Sequence[SecretPlan] = (),
+        archive: ArchivePlan | None = None,
     ) -> None:
         self._tag = bento
         self._folder = OwnFolder()
         self._door = Door()
         self._hide = Redactor()
+        self._log = asyncio.get_running_loop().create_task(serve_log.keep_writing())
         inner = {name: self.connect(handle) for name, handle in depends.items()}
         self._awake = Awake(inner, self.first)
         self._bridge = Bridge(self._folder.path / "bridge", inner)
         try:
-            await self._start(bento, service, config_overrides, wanted)
+            await self._start(bento, service, config_overrides, wanted, archive)
         except (Exception, SystemExit) as error:
             await self._clean_up()
-            raise failures.BentoFailed(failures.describe(bento, service, error, self._hide)) from None
+            told = failures.describe(bento, service, error, self._hide)
+            # Serve tells it to its controller only, and in its own log nobody would find it.
+            logger.error("%s of Bento %s failed to start:\n%s", service, bento, failures.find(told))
+            raise failures.BentoFailed(told) from None
         except BaseException:
             await self._clean_up()
             raise
 
     async def _start(
-        self, bento: str, service: str, overrides: Mapping[str, Any], wanted: Sequence[SecretPlan]
+        self,
+        bento: str,
+        service: str,
+        overrides: Mapping[str, Any],
+        wanted: Sequence[SecretPlan],
+        archive: ArchivePlan | None,
     ) -> None:
+        memory_limit.watch()
         self._folder.use()
+        # Before secrets make BENTOML_HOME a folder of this replica's own.
+        kept = await asyncio.to_thread(node_bentos.find, bento, archive)
         if wanted:
             found = secrets.look_up(wanted, os.environ, node_address())
             # Before anything of the Bento's runs, so that nothing of it is logged unread.
@@ -71,9 +87,9 @@ class BentoHost:
             self._hide.watch_logs()
             found.use(self._folder.path, own_envs())
         await self._bridge.start()
-        load = partial(bento_app.load, task_prefix=self.place().prefix())
+        load = partial(bento_app.load, task_prefix=self.place().prefix(), named=serve_log.name)
         self._app = await asyncio.to_thread(
-            load, bento, service, runner_map=self._bridge.runner_map(), overrides=overrides
+            load, kept or bento, service, runner_map=self._bridge.runner_map(), overrides=overrides
         )
         lifespan = bento_app.Lifespan(self._app)
         await lifespan.startup()
@@ -94,6 +110,7 @@ class BentoHost:
 
     async def _clean_up(self) -> None:
         self._awake.stop()
+        self._log.cancel()
         try:
             await self._bridge.stop()
         finally:

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 from ray import serve
 
+from ray_canary.serving import serve_log, ways
 from ray_canary.serving import settings as ingress_settings
-from ray_canary.serving import ways
 from ray_canary.serving.access import Gate, TokenWatch
 from ray_canary.serving.direct import DirectTransport
 from ray_canary.serving.dispatch import Dispatcher
@@ -125,6 +125,7 @@ class Ingress:
                 self._recorder.flush(dispatcher.settings.split.shares(), dispatcher.targets)
             except Exception:
                 logger.exception("The metrics of the last %s s could not be handed over.", FLUSH_EVERY_S)
+            serve_log.write()
 
     async def _tell_ways(self, dispatcher: Dispatcher) -> None:
         now = {key: target.transport.way for key, target in dispatcher.targets.items()}

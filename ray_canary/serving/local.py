@@ -17,6 +17,8 @@ from ray_canary.errors import ClusterError
 from ray_canary.plan import Plan
 from ray_canary.serving import fitting
 
+#: Seconds for which a port may be taken by nobody: the last threads of a process that was ended still let go of it.
+CLOSING_S: Final = 5.0
 #: Every process of a local cluster has this in its environment, so that `down` ends those and no others.
 MARK: Final = "RAY_CANARY_LOCAL"
 
@@ -24,13 +26,16 @@ HAPROXY_METRICS_PORT: Final = "RAY_SERVE_HAPROXY_METRICS_PORT"
 HAPROXY_STATS_PORT: Final = "RAY_SERVE_HAPROXY_STATS_PORT"
 FALLBACK_PORT: Final = "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"
 
-_HAPROXY_SETTINGS: Final = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Every change of an ingress replica makes Serve start a new HAProxy; the old one ends its streams, and is killed
-    # after this many seconds. Serve's 120 would cut longer streams off; this is graceful_shutdown_timeout_s and a bit.
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "630",
-}
+
+def haproxy_settings(graceful_shutdown_timeout_s: float = 600) -> dict[str, str]:
+    """Return the environment variables with which Serve is fast, and long streams whole."""
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Every change of an ingress replica makes Serve start a new HAProxy; the old one ends its streams, and is
+        # killed after this many seconds. Serve's 120 would cut longer streams off.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(graceful_shutdown_timeout_s) + 30),
+    }
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Local:
 
     def settings(self) -> dict[str, str]:
         """Return the environment variables that Serve must find when Ray starts."""
-        return {**(_HAPROXY_SETTINGS if self.haproxy else {}), **self.environment, MARK: self.name}
+        return {**(haproxy_settings() if self.haproxy else {}), **self.environment, MARK: self.name}
 
     def ports(self) -> dict[int, str]:
         """Return the ports that must be free, and what each is for."""
@@ -207,13 +212,24 @@ def _forget(ended: set[int]) -> None:
 
 
 def _check_ports(local: Local) -> None:
-    taken = [f"{port} ({what}{_holder(port)})" for port, what in local.ports().items() if _listens(port)]
+    """Refuse ports that somebody has; wait for those that nobody has any more."""
+    deadline = time.monotonic() + CLOSING_S
+    while taken := _taken(local):
+        if all(taken.values()) or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
     if taken:
+        told = [f"{port} ({local.ports()[port]}{holder})" for port, holder in taken.items()]
         raise ClusterError(
-            f"A local Ray can't start, since these ports are taken: {', '.join(taken)}. "
+            f"A local Ray can't start, since these ports are taken: {', '.join(told)}. "
             "End what has them (`ray-canary down` ends a cluster of ours; a HAProxy that `ray stop` left behind keeps "
             "its ports), or choose others."
         )
+
+
+def _taken(local: Local) -> dict[int, str]:
+    """Return the ports on which somebody listens, each with who that is; empty if no process says so."""
+    return {port: _holder(port) for port in local.ports() if _listens(port)}
 
 
 def _listens(port: int) -> bool:

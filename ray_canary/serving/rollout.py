@@ -130,7 +130,7 @@ class Rollout:
         plan = adopt(plan, before)
         fitting.check_conflicts(plan, before)
         if check_fit:
-            fitting.check_fit(plan, before, self._cluster.resources())
+            fitting.check_fit(plan, before, self._cluster.sizes())
         self.put(Release.of(plan), before, cause, Options(wait=wait, timeout_s=timeout_s))
 
     def put(self, release: Release, before: OnCluster, cause: str, options: Options) -> None:

@@ -76,6 +76,9 @@ class IngressSettings(_Model):
     ingress_replicas: Positive = Field(default=1, description="How many ingress replicas share a target's capacity.")
     file: dict[str, Any] | None = Field(default=None, description="The Deployment file; kept for `get` and `update`.")
     revision: Natural | None = Field(default=None, description="The revision that this is; null if it is none.")
+    owner: Text | None = Field(
+        default=None, description="Who keeps the Serve config and would undo a change of it, like `RayService words`."
+    )
     access_log: Flag = Field(default=False, description="Whether the ingress logs every request.")
     access_authorization: Flag = Field(default=False, description="Whether every request needs an access token.")
     terminated: Flag = Field(default=False, description="Whether the Deployment is switched off: every answer is 503.")

@@ -27,12 +27,13 @@ OURS = (INGRESS_IMPORT_PATH, SINGLE_IMPORT_PATH, VERSION_IMPORT_PATH)
 
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """One replica."""
+    """One replica; when it was started is in seconds since 1970, and None where Serve doesn't say."""
 
     id: str
     state: str
     pid: int | None
     node_id: str
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,13 @@ class DeploymentState:
     def of(cls, data: Mapping[str, Any]) -> "DeploymentState":
         """Read one deployment of Serve's REST reply."""
         replicas = tuple(
-            ReplicaState(replica["replica_id"], replica["state"], replica.get("pid"), replica.get("node_id") or "")
+            ReplicaState(
+                replica["replica_id"],
+                replica["state"],
+                replica.get("pid"),
+                replica.get("node_id") or "",
+                replica.get("start_time_s"),
+            )
             for replica in data.get("replicas") or ()
         )
         return cls(
@@ -214,6 +221,12 @@ class Live:
         except ValidationError as error:
             return ingress_settings.problems(error)
         return None
+
+    @property
+    def owner(self) -> str | None:
+        """Who keeps the Serve config and would undo a change of it, even if the ingress refuses the rest."""
+        owner = self.user_config.get("owner")
+        return str(owner) if owner else None
 
     @cached_property
     def settings(self) -> IngressSettings:

@@ -98,19 +98,24 @@ async def converse(
     conversation = await connected
     ended = asyncio.ensure_future(_end(answer))
     upwards: asyncio.Future[Any] | None = None
-    downwards: asyncio.Future[Any] | None = None
+    downwards: asyncio.Future[Message] | None = None
     complete = False
     try:
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": ours})
         upwards = asyncio.ensure_future(_upwards(receive, conversation))
         downwards = asyncio.ensure_future(_downwards(conversation, send))
         await asyncio.wait({upwards, downwards}, return_when=asyncio.FIRST_COMPLETED)
-        if upwards.done() and not downwards.done():
+        if not downwards.done():
             # The client has gone; what the app still says is read, so that it can end, and goes nowhere.
             downwards.cancel()
             await _drain(conversation, ended)
         else:
-            await downwards
+            closing = await downwards
+            if closing is _BROKE:
+                # Said before the client is told: once it has gone, Serve may cancel us.
+                logger.warning("A replica of %s broke in the middle of a websocket", answer.target.key)
+            if not upwards.done():
+                await send(closing)
         await ended
         complete = True
     finally:
@@ -136,22 +141,24 @@ async def _upwards(receive: Receive, conversation: Conversation) -> None:
             return
 
 
-async def _downwards(conversation: Conversation, send: Send) -> None:
-    """Pass the app's messages to the client, the one that closes last."""
+async def _downwards(conversation: Conversation, send: Send) -> Message:
+    """Pass the app's messages to the client, and return the one that closes.
+
+    Not sent here: a server that closes waits for its client to close too, and then it would seem to have left.
+    """
     while True:
         frame = await conversation.read()
         if frame is None:
-            await send(_BROKE)
-            return
+            return _BROKE
         if frame.kind is Kind.CLOSE:
-            await send(frame.message("websocket.close"))
-            return
+            return frame.message("websocket.close")
         await send(frame.message("websocket.send"))
 
 
 async def _drain(conversation: Conversation, ended: "asyncio.Future[None]") -> None:
     reading = asyncio.ensure_future(_read_all(conversation))
-    await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
+    both: set[asyncio.Future[Any]] = {reading, ended}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     reading.cancel()
 
 
@@ -161,9 +168,7 @@ async def _read_all(conversation: Conversation) -> None:
 
 
 async def _end(answer: Answer) -> None:
-    """Wait until the app has ended, or its replica."""
-    try:
+    """Wait until the app has ended, or its replica, or until Serve has cancelled the call of a client that has gone."""
+    with suppress(Broken):
         async for _ in answer.call.body():
             pass
-    except Broken as error:
-        logger.warning("%s broke in the middle of a websocket: %s", answer.target.key, error)

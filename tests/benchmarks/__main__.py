@@ -60,7 +60,7 @@ def _measured(cell: Cell, sides: Sides, settings: Settings) -> Measured:
     for side in cell.sides:
         cell.measure(sides[side], _WARM_UP_S)
     found = Measured(name=cell.name, base=cell.sides[0], samples={side: [] for side in cell.sides})
-    for _ in range(settings.rounds):
+    for _ in range(settings.rounds * cell.repeats):
         for side in cell.sides:
             found.samples[side].append(cell.measure(sides[side], settings.seconds))
     for side in cell.sides:

@@ -34,6 +34,7 @@ def verdicts(results: Results) -> list[Verdict]:
         _sixteen(results),
         _memory(results),
         _more_ingress(results),
+        _metrics(results),
     ]
 
 
@@ -41,6 +42,12 @@ def _rate(results: Results, number: str, group: str, cell: str, base: str, least
     goal = f"requests/s against {base}, `{group}`, {cell}: at least {least:g}"
     one, other = (results.median(group, cell, side, Figure.RATE) for side in (cells.TWO, base))
     return _at_least(number, goal, one, other, least)
+
+
+def _metrics(results: Results) -> Verdict:
+    goal = f"requests/s with metrics against none, {cells.METERED}: at least 0.97"
+    one, other = (results.median("bento", cells.METERED, side, Figure.RATE) for side in (cells.TWO, cells.UNMETERED))
+    return _at_least("5.3", goal, one, other, 0.97)
 
 
 def _sixteen(results: Results) -> Verdict:

@@ -29,7 +29,7 @@ cores are the whole machine's, wrk and HAProxy included. Requests that failed ar
 _GOALS = """\
 ## The goals
 
-The numbers are those of the issue that asked for them. Each compares medians of this run.
+The numbers are those of the issues that asked for them. Each compares medians of this run.
 """
 
 _FAILURES = """\

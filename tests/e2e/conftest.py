@@ -26,8 +26,9 @@ def bentos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
-    settings = local.Local(
+def settings_of(home: Path, work: Path, *, haproxy: bool) -> local.Local:
+    """Return what the tests' cluster is started with, where `home` is its node's BENTOML_HOME."""
+    return local.Local(
         name=f"ray-canary-tests-{OFFSET}",
         cpus=32,
         memory_bytes=200 * 2**30,
@@ -53,12 +54,18 @@ def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
             # Behind HAProxy each replica listens on a port of its own, and the port of one that has gone is soon
             # another's: with the same range, one cluster's HAProxy sends requests to another cluster's replica.
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(30500 + OFFSET),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(30999 + OFFSET),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(40500 + OFFSET),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(40999 + OFFSET),
             # HAProxy's last resort while an application has no replica; two clusters would share these ports too.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(8700 + OFFSET),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(9700 + OFFSET),
         },
     )
+
+
+def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
+    settings = settings_of(home, work, haproxy=haproxy)
     local.down(settings.name)
     local.up(settings)
     return RealCluster(home, work, settings)

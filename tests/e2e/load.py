@@ -2,9 +2,12 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -31,19 +34,18 @@ class Sent:
         return bool(self.error) or self.status != 200
 
 
-@dataclass
-class Load:
-    """`clients` threads, each sending one request after the other until the `with` block ends."""
+class Clients(ABC):
+    """Threads that send requests until the `with` block ends; each does what one of `_works` does until `_stop`."""
 
-    base_url: str
-    make: Callable[[int], httpx.Request]
-    clients: int = 4
-    sent: list[Sent] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
+    _stop: threading.Event
+    _threads: list[threading.Thread]
+
+    @abstractmethod
+    def _works(self) -> list[Callable[[], None]]:
+        """Return what each thread does."""
 
     def __enter__(self) -> Self:
-        self._threads = [threading.Thread(target=self._run, args=(index,)) for index in range(self.clients)]
+        self._threads = [threading.Thread(target=work) for work in self._works()]
         for thread in self._threads:
             thread.start()
         return self
@@ -55,12 +57,43 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+
+@dataclass
+class Load(Clients):
+    """`clients` threads, each sending one request after the other until the `with` block ends."""
+
+    base_url: str
+    make: Callable[[int], httpx.Request]
+    clients: int = 4
+    #: Whether a connection from this port (TCP) may be used: where several proxies share one port, the kernel chooses.
+    enters: Callable[[int], bool] | None = None
+    sent: list[Sent] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def _works(self) -> list[Callable[[], None]]:
+        return [partial(self._run, index) for index in range(self.clients)]
+
     def _run(self, client: int) -> None:
         number = client * 1_000_000
-        with httpx.Client(base_url=self.base_url, timeout=30) as http:
+        with ExitStack() as stack:
+            http = stack.enter_context(closing(self._enter()))
             while not self._stop.is_set():
                 number += 1
                 self.sent.append(self._send(http, number))
+                if self.sent[-1].error and self.enters:
+                    http = stack.enter_context(closing(self._enter()))
+
+    def _enter(self) -> httpx.Client:
+        """Return a client whose connection is one that may be used."""
+        http = httpx.Client(base_url=self.base_url, timeout=30)
+        while self.enters and not self._stop.is_set():
+            port = _port(http)
+            if port and self.enters(port):
+                break
+            http.close()
+            http = httpx.Client(base_url=self.base_url, timeout=30)
+        return http
 
     def _send(self, http: httpx.Client, number: int) -> Sent:
         request = self.make(number)
@@ -94,3 +127,14 @@ class Load:
     def shares(self, since: float, until: float = float("inf")) -> Counter[str]:
         """Count the answers of each version among the requests sent between two moments (monotonic s)."""
         return Counter(one.version for one in self.sent if since <= one.at < until and not one.failed)
+
+
+def _port(http: httpx.Client) -> int:
+    """Open a client's connection with a request that the proxy answers itself; return our port, 0 if it was refused."""
+    try:
+        with http.stream("GET", "/-/routes") as response:
+            response.read()
+            port: int = response.extensions["network_stream"].get_extra_info("client_addr")[1]
+    except httpx.TransportError:
+        return 0
+    return port

@@ -316,3 +316,11 @@ def test_a_replica_that_dies_ends_its_websocket_with_1011(cluster: RealCluster) 
             socket.recv(15)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1011
+
+    def troubles() -> list[str]:
+        logs = (cluster.session / "logs" / "serve").glob("replica_clients_Ingress_*.log")
+        lines = (line for log in logs for line in log.read_text().splitlines())
+        return [line for line in lines if "in the middle of a websocket" in line]
+
+    wait_for(troubles, "the ingress has logged it", 15)
+    assert len(troubles()) == 1, "no other websocket of all these tests had trouble: clients have closed them"

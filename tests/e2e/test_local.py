@@ -79,7 +79,7 @@ def test_two_clusters_live_side_by_side_and_each_ends_alone_and_wholly() -> None
     for again in (False, True):
         local.up(one)
         assert local.runs(one.name)
-        assert Cluster(one.address).resources()[0]["CPU"] == 4
+        assert Cluster(one.address).sizes()[0].resources["CPU"] == 4
         if not again:
             start_serve(1)
             local.up(two)
@@ -93,7 +93,7 @@ def test_two_clusters_live_side_by_side_and_each_ends_alone_and_wholly() -> None
         assert not alive
         assert not [port for port in one.ports() if listens(port)]
         assert others <= {process.pid for process in processes(2)}, "the other cluster goes on"
-        assert Cluster(two.address).resources()[0]["CPU"] == 4
+        assert Cluster(two.address).sizes()[0].resources["CPU"] == 4
     assert local.down(one.name) == 0, "there is nothing left to end"
     assert local.down(two.name) > 0
     assert not local.runs(two.name)

@@ -84,7 +84,8 @@ def answered(shared: RealCluster) -> Counter[str]:
     file = probe({"a": 30})
     traffic = {"traffic": {"external_queue": True, "concurrency": 50}}
     small = file["services"]["Probe"]
-    queued = {**small, "config_overrides": {**small["config_overrides"], **traffic}}
+    two = {"min_replicas": 2, "max_replicas": 2}
+    queued = {**small, "scaling": two, "config_overrides": {**small["config_overrides"], **traffic}}
     file["canary"]["versions"]["a"]["services"] = {"Probe": queued}
     shared.serve_deploy(shared.build(file))
     shared.until_ready("probe")
@@ -141,7 +142,8 @@ def test_every_query_of_the_dashboard_returns_data(
     versions = {name: prometheus.by("bento_version", queries[name]) for name in queries}
     for chart in ("Replicas, {{bento_version}} healthy", "CPU, {{bento_version}}", "Memory, {{bento_version}}"):
         assert set(versions[chart]) == {"main", "a"}, chart
-    assert versions["Replicas, {{bento_version}} healthy"] == {"main": 2, "a": 2}  # Each has two Bento services.
+    # Each has two Bento services, and a two replicas of one of them.
+    assert versions["Replicas, {{bento_version}} healthy"] == {"main": 2, "a": 3}
     assert min(versions["Memory, {{bento_version}}"].values()) > 50e6
     assert sum(versions["Share against weight, {{bento_version}} observed"].values()) == pytest.approx(100)
     assert versions["Share against weight, {{bento_version}} weight"] == {"main": 70, "a": 30}

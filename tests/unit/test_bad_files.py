@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_canary import config
+from ray_canary import config, places
 from ray_canary.errors import MISSING, ConfigError, Problem
 
 GOOD = "name: s\nbento: s:1\n"
@@ -149,19 +149,62 @@ BAD = {
         ],
     ),
     "a project path": (
-        "name: s\nbento: ./summarization\n",
+        "name: s\nbento: projects/summarization\n",
         [
-            'f.yaml:2: bento: "./summarization" is a project path, not a Bento; '
-            "build it with `bentoml build`, and give the tag that prints"
+            'f.yaml:2: bento: "projects/summarization" is not a place of a Bento: it is neither a tag nor a path; '
+            "a path begins with ./, ../ or /"
+        ],
+    ),
+    "a URL with a password": (
+        "name: s\nbento: https://me:hunter22@bentos.example/s.bento\n",
+        [
+            "f.yaml:2: bento: this URL is not a place of a Bento: it has a user or a password in it, which would "
+            "stand in Serve's config in clear text; leave it out; each machine's own configuration or environment says "
+            "who asks"
+        ],
+    ),
+    "a signed URL": (
+        version("{bento: 'https://bentos.example/s.bento?X-Amz-Signature=hunter22', weight: 1}"),
+        [
+            "f.yaml:6: canary.versions.a.bento: this URL is not a place of a Bento: X-Amz-Signature in its query looks "
+            "like a credential, which would stand in clear text; fetch it yourself and name the file, or let the "
+            "machines' own configuration say who asks"
+        ],
+    ),
+    "a URL without encryption": (
+        "name: s\nbento: http://bentos.example/s.bento\n",
+        [
+            "f.yaml:2: bento: this URL is not a place of a Bento: http:// is not fetched from; the schemes are https, "
+            "s3, gs, gcs, az, abfs, abfss, file"
+        ],
+    ),
+    "a URL of a whole bucket": (
+        "name: s\nbento: s3://bentos\n",
+        [
+            "f.yaml:2: bento: this URL is not a place of a Bento: it names no file; write s3://place/path.bento",
+        ],
+    ),
+    "a relative folder for Bentos": (
+        GOOD + "ray: {bento_store: ./shared}\n",
+        [
+            'f.yaml:3: ray.bento_store: "./shared" is not a place to keep Bentos in: it is neither an absolute path '
+            "nor a URL; like /shared/bentos or s3://bucket/bentos"
+        ],
+    ),
+    "a place for Bentos that can't be written": (
+        GOOD + "ray: {bento_store: 'https://bentos.example/all'}\n",
+        [
+            "f.yaml:3: ray.bento_store: this URL is not a place to keep Bentos in: nothing can be kept at https://; "
+            "use a bucket (s3://, gs://), or a folder (file://)"
         ],
     ),
     "a tag with two colons": (
         "name: s\nbento: s:1:2\n",
-        ['f.yaml:2: bento: "s:1:2" is not a Bento\'s tag, like name:version, name:latest or name'],
+        [f'f.yaml:2: bento: "s:1:2" is not {places.WORDS}'],
     ),
     "a tag that ends early": (
         "name: s\nbento: 's:'\n",
-        ['f.yaml:2: bento: "s:" is not a Bento\'s tag, like name:version, name:latest or name'],
+        [f'f.yaml:2: bento: "s:" is not {places.WORDS}'],
     ),
     "an unknown key": (
         GOOD + "servces: {}\n",

@@ -826,15 +826,17 @@ serves = logging.getLogger("ray.serve")
 serves.addHandler(logging.handlers.MemoryHandler(1, target=logging.StreamHandler(sys.stderr)))
 from ray_canary.serving.bento_app import _configure_logging
 for _ in range(2):
-    _configure_logging()
+    _configure_logging(lambda: "who request")
     serves.error("of Serve's")
     logging.getLogger("bentoml.service").info("of BentoML's")
     logging.getLogger("bentoml.access").info("of BentoML's access log")
+    logging.getLogger("a.service").warning("of the service's")
 """
 
 
 def test_bentomls_log_is_shown_and_the_log_that_the_replica_had_before_goes_on() -> None:
     # In a process of its own, as it changes the logging of the whole process.
     done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=True)
-    assert done.stderr == "of Serve's\n" * 2
+    assert done.stderr == "of Serve's\n[who request] of the service's\n" * 2
     assert [line.partition("of BentoML's")[1:] for line in done.stdout.splitlines()] == [("of BentoML's", "")] * 2
+    assert all(line.startswith("[who request] ") for line in done.stdout.splitlines())

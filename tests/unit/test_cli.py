@@ -2,9 +2,15 @@
 
 import json
 import os
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -28,16 +34,20 @@ COMMANDS = {
     "deploy",
     "diff",
     "down",
+    "events",
     "explain",
     "get",
     "list",
     "list-instance-types",
+    "logs",
     "plan",
     "promote",
+    "render",
     "revisions",
     "rollback",
     "terminate",
     "token",
+    "top",
     "up",
     "weights",
 }
@@ -325,3 +335,108 @@ def test_a_plan_takes_only_a_lack_of_room_for_a_lack_of_room(tmp_path: Path) -> 
 
     with pytest.raises(ClusterError, match="gone"):
         preview(None, Silent())  # type: ignore[arg-type]
+
+
+# Bentos that are built or fetched. ------------------------------------------------------------------------------------
+
+_PROJECT = """\
+import bentoml
+
+@bentoml.service
+class Words:
+    @bentoml.api
+    def count(self, text: str) -> int:
+        return len(text)
+"""
+
+
+def project(folder: str = "words") -> str:
+    """Write a project of a Bento."""
+    Path(folder).mkdir()
+    (Path(folder) / "service.py").write_text(_PROJECT)
+    (Path(folder) / "bentofile.yaml").write_text(
+        "service: 'service:Words'\ninclude: ['*.py']\npython: {lock_packages: false}\n"
+    )
+    return f"./{folder}"
+
+
+def test_plan_and_build_build_a_project_say_so_and_name_its_tag(home: Path) -> None:
+    file = write(f"name: words\nbento: {project()}\nray: {{bento_store: {home}/shared}}\n")
+    planned = run("plan", "--offline", "-f", file, "-o", "json")
+    plan = json.loads(planned.stdout)
+    tag = plan["targets"]["main"]["bento"]
+    assert plan["file"]["bento"] == "./words"
+    assert f"Built ./words: {tag}" in planned.stderr
+
+    built = run("build", "-f", file)
+    assert f"./words is unchanged since {tag}" in built.stderr
+    ingress, main = yaml.safe_load(built.stdout)["applications"]
+    assert main["args"]["bento"] == tag
+    assert "archive" not in main["args"]
+    assert ingress["deployments"][0]["user_config"]["file"]["bento"] == "./words"
+
+    single = run("build", "--single-application", "-f", file)
+    assert yaml.safe_load(single.stdout)["applications"][0]["args"]["bento"] == tag
+    refused = run("build", "-f", file, "--single-application", "--push", code=2)
+    assert "--push is not for --single-application" in refused.stderr
+
+    pushed = yaml.safe_load(run("build", "-f", file, "--push").stdout)["applications"][1]["args"]["archive"]
+    assert pushed["url"] == f"file://{home}/shared/{pushed['sha256']}.tar"
+    nowhere = run("build", "-f", file, "--push", "--store", "https://x/y", code=2)
+    assert "Error: --store: is not a folder that all nodes share" in nowhere.stderr
+
+
+def test_a_rayservice_names_the_archives_that_were_pushed_for_it(home: Path) -> None:
+    done = run("render", "--kuberay", "-f", SUMMARIZATION, "--push", "--store", str(home / "shared"))
+    service = next(one for one in yaml.safe_load_all(done.stdout) if one["kind"] == "RayService")
+    _, *versions = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    urls = {version["args"]["archive"]["url"] for version in versions}
+    assert urls == {f"file://{path}" for path in (home / "shared").iterdir()}
+    assert len(urls) == 3
+
+
+def test_a_bento_that_cannot_be_built_or_fetched_is_told_with_its_place_and_nothing_is_written() -> None:
+    file = write("name: words\nbento: ./nowhere\n")
+    said = run("build", "-f", file, "-o", "out.yaml", code=2).stderr
+    assert " ".join(said.split()).startswith(f"Error: f.yaml: bento: there is no directory {Path.cwd()}/nowhere")
+    assert not Path("out.yaml").exists()
+
+
+def test_a_bento_is_fetched_over_https_from_a_server_with_a_certificate_that_is_trusted(home: Path) -> None:
+    environment = {**os.environ, "BENTOML_HOME": str(home / "elsewhere"), "BENTOML_DO_NOT_TRACK": "True"}
+    python = [sys.executable, "-P", "-m", "bentoml"]
+    for command in (["build", ".", "--version", "v1"], ["export", "words:v1", str(home / "words.bento")]):
+        folder = project() if command[0] == "build" else "."
+        subprocess.run([*python, *command], env=environment, cwd=folder, check=True, capture_output=True)
+    certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    more = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(home / "key.pem"), "-out", str(home / "cert.pem")]
+    subprocess.run([*certificate, *more], check=True, capture_output=True)
+    with _https(home) as port:
+        file = write(f"name: words\nbento: https://localhost:{port}/words.bento\n")
+        command = [str(Path(sys.executable).with_name("ray-canary")), "plan", "--offline", "-f", file, "-o", "json"]
+        distrusted = subprocess.run(command, capture_output=True, text=True)
+        assert distrusted.returncode == 2
+        assert f"bento: https://localhost:{port}/words.bento can't be fetched: " in " ".join(distrusted.stderr.split())
+        trusting = {**os.environ, "SSL_CERT_FILE": str(home / "cert.pem")}
+        done = subprocess.run(command, env=trusting, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["targets"]["main"]["bento"] == "words:v1"
+    assert "Imported https://localhost" in done.stderr
+
+
+@contextmanager
+def _https(folder: Path) -> Iterator[int]:
+    """Serve a folder over TLS, and yield the port."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()

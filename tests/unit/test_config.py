@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from ray_canary import config
 from ray_canary.errors import ConfigError, Problem, path_text
+from ray_canary.places import Kind, kind
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = ("summarization", "header", "random")
@@ -78,10 +79,47 @@ def test_a_bento_is_named_by_its_tag(tag: str) -> None:
     assert config.parse({"name": "s", "bento": tag}).bento == tag
 
 
-@pytest.mark.parametrize("path", [".", "./s", "/home/s", "project/s"])
-def test_a_project_has_to_be_built_first(path: str) -> None:
-    with pytest.raises(ConfigError, match="is a project path, not a Bento; build it with `bentoml build`"):
-        config.parse({"name": "s", "bento": path})
+@pytest.mark.parametrize(
+    ("bento", "what"),
+    [
+        ("s", Kind.TAG),
+        ("s.bento", Kind.TAG),
+        (".", Kind.PROJECT),
+        ("./s", Kind.PROJECT),
+        ("/home/s", Kind.PROJECT),
+        ("../s.bento", Kind.ARCHIVE),
+        ("/home/s.tar.gz", Kind.ARCHIVE),
+        ("s3://bucket/s.bento", Kind.URL),
+        ("HTTPS://host/s?version=3", Kind.URL),
+        ("file:///shared/s.bento", Kind.URL),
+        ("abfs://container@account.dfs.example/s.bento", Kind.URL),
+    ],
+)
+def test_a_bento_may_be_a_project_an_archive_or_a_url_and_the_file_keeps_what_was_written(
+    bento: str, what: Kind
+) -> None:
+    file = config.parse({"name": "s", "bento": bento})
+    assert (file.bento, kind(file.bento)) == (bento, what)
+
+
+@pytest.mark.parametrize("field", ["bento", "store"])
+@pytest.mark.parametrize("url", ["s3://me:hunter22@bucket/s", "s3://hunter22@bucket/s", "https:/me:hunter22@host/s"])
+def test_a_credential_in_a_url_is_refused_and_not_repeated(field: str, url: str) -> None:
+    said = {"bento": url} if field == "bento" else {"bento": "s", "ray": {"bento_store": url}}
+    with pytest.raises(ConfigError) as raised:
+        config.parse({"name": "s", **said})
+    assert "hunter22" not in str(raised.value)
+    assert all("hunter22" not in repr(problem.value) for problem in raised.value.problems)
+
+
+@given(st.text(max_size=40))
+def test_whatever_a_bento_is_called_it_is_taken_or_refused_in_words(bento: str) -> None:
+    found: list[Problem] = []
+    try:
+        assert config.parse({"name": "s", "bento": bento}).bento == bento
+    except ConfigError as error:
+        found += error.problems
+    assert {problem.path for problem in found} <= {"bento"}
 
 
 @pytest.mark.parametrize("name", ["s", "main", "canary", "canary-1", "my-canaries", "a-mainline", "s" * 63])

@@ -6,7 +6,7 @@ import pytest
 
 from ray_canary import config
 from ray_canary.instances import Catalogue
-from ray_canary.plan import resolve
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from tests.unit.bento_store import demo_store
 

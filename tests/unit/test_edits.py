@@ -47,3 +47,19 @@ def test_what_was_said_of_a_secret_that_nobody_has_any_more_goes_with_its_last_v
     after = promote(file(["a", "b"]), "a")
     assert secrets(after) == {"main": ("of-a",), "b": ("of-b",)}
     assert sorted(after["ray"]["secrets"]) == ["of-a", "of-b"]
+
+
+# Bentos that were built or fetched. -----------------------------------------------------------------------------------
+
+
+def test_paths_and_urls_become_the_tags_that_run_and_tags_stay_as_they_were_written() -> None:
+    versions = {key: {"bento": bento, "weight": 1} for key, bento in (("a", "s3://b/x.bento"), ("b", "s:latest"))}
+    data = {"name": "s", "bento": "./s", "canary": {"route_type": "random", "versions": versions}}
+    found = edits.pinned(data, {"main": "s:1", "a": "s:2", "b": "s:3"})
+    assert found["bento"] == "s:1"
+    assert {key: version["bento"] for key, version in found["canary"]["versions"].items()} == {
+        "a": "s:2",
+        "b": "s:latest",
+    }
+    assert data["bento"] == "./s"
+    assert edits.pinned({"name": "s", "bento": "./s"}, {}) == {"name": "s", "bento": "./s"}

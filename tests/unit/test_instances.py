@@ -42,9 +42,22 @@ def test_an_instance_type_is_told_in_rays_terms(name: str, resources: dict[str, 
     assert catalogue.resources(catalogue.get(name)) == resources
 
 
+def test_an_instance_type_may_name_the_nodes_that_it_is_for() -> None:
+    text = 'a: {cpu: 1, memory: 1Gi, node_labels: {pool: a, ray.io/market-type: "!spot"}}\n'
+    assert Catalogue.loads(text).get("a").node_labels == {"pool": "a", "ray.io/market-type": "!spot"}
+    with pytest.raises(ConfigError) as raised:
+        Catalogue.loads("a: {cpu: 1, memory: 1Gi, node_labels: {pool: in(), -x: a, zone: 1}}")
+    assert [problem.path for problem in raised.value.problems] == [
+        "a.node_labels.pool",
+        "a.node_labels.-x",
+        "a.node_labels.zone",
+    ]
+    assert '"in()" is not what a node label may be, in quotes: "gpu", "!spot"' in str(raised.value)
+
+
 def test_the_example_of_a_catalogue_can_be_used_as_it_stands() -> None:
     catalogue = Catalogue.load(EXAMPLE)
-    assert len(catalogue) == 6
+    assert len(catalogue) == 7
     l40s = catalogue.resources(catalogue.get("gpu.l40s.1"))
     assert l40s == {"num_cpus": 8.0, "memory": 64 * 2**30, "num_gpus": 1, "accelerator_type": "L40S"}
 

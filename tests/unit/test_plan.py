@@ -11,7 +11,8 @@ from ray_canary import config
 from ray_canary.bentos import BentoStore
 from ray_canary.errors import PlanError
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, ServicePlan, application_name, resolve
+from ray_canary.plan import Plan, ServicePlan, application_name
+from ray_canary.resolving import resolve
 from tests.unit.bento_store import demo_store, write_bento
 
 CONFIGS = Path(__file__).parents[2] / "configs"

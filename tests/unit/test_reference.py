@@ -11,8 +11,9 @@ import yaml
 from ray_canary import config, metrics, reference
 from ray_canary.bentos import BentoStore
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, resolve
+from ray_canary.plan import Plan
 from ray_canary.reference import SERVICE, VERSION, Key, Restarts
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.changes import Effect, changes
 from ray_canary.serving.state import OnCluster
@@ -83,6 +84,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.ingress.max_replicas": (2, 3),
     "ray.ingress.target_ongoing_requests": (200, 300),
     "ray.ingress.max_replicas_per_node": (1, 2),
+    "ray.ingress.node_labels.<label>": ("front", "!spot"),
     "ray.ingress.access_log": (False, True),
     "ray.ingress.num_cpus": (0.25, 0.5),
     "ray.ingress.max_ongoing_requests": (1000, 2000),
@@ -92,12 +94,16 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "ray.queue.max_depth": (1000, 2000),
     "ray.hosts.max_ongoing_requests": (1000, 3000),
     "ray.hosts.graceful_shutdown_timeout_s": (600, 700),
+    "ray.hosts.enforce_memory": (False, True),
     "ray.secrets.<secret>.type": ("env", "file"),
     "ray.secrets.<secret>.keys": (["A"], ["A", "B"]),
     "ray.secrets.<secret>.path": ("here", "there/in"),
     "ray.applications.<target>": ("words-canary-a", "words-of-old"),
     "ray.dependencies": ({"a": "shared"}, {"a": "isolated"}),
+    "ray.placement.<target>.node_labels.<label>": ("gpu", "in(a, b)"),
+    "ray.placement.<target>.max_replicas_per_node": (1, 2),
     "ray.arms.<target>": ("a", "of-old"),
+    "ray.bento_store": ("/shared/bentos", "s3://bucket/bentos"),
     "ray.standalone": ([], ["a"]),
 }
 #: What else has to stand in the file for a key to be legal.
@@ -108,6 +114,11 @@ BESIDE: Mapping[str, Mapping[str, Any]] = {
     **{f"ray.secrets.<secret>.{key}": {"canary.versions.a.secrets": ["a"]} for key in ("type", "keys")},
     "ray.secrets.<secret>.path": {"canary.versions.a.secrets": ["a"], "ray.secrets.a.type": "file"},
     f"{SERVICE}.config_overrides.resources.gpu_type": {"config_overrides.resources.gpu": 1},
+    "ray.hosts.enforce_memory": {
+        f"{place}services.{service}.config_overrides.resources": {"memory": "1Gi"}
+        for place in ("", *(f"canary.versions.{key}." for key in "ab"))
+        for service in ("Entry", "Inner")
+    },
     "ray.standalone": {"envs": [{"name": "INHERITED", "value": "1"}]},
 }
 
@@ -159,6 +170,7 @@ def at(key: Key, place: str) -> str:
         key.path.replace(SERVICE, place)
         .replace("<version>", place)
         .replace("<target>", place)
+        .replace("<label>", "pool")
         .replace("<secret>", place)
     )
 
@@ -207,7 +219,7 @@ def assert_restarts(key: Key, before: Plan, after: Plan, restarts: set[Deploymen
     found = by_effect(before, after)
     assert found[Effect.RESTART] == restarts
     assert (found[Effect.ADD], found[Effect.REMOVE]) == (set(), set())
-    without_effect = key.restarts is Restarts.IGNORED
+    without_effect = key.restarts in (Restarts.IGNORED, Restarts.PUSH)
     assert (without_file(before) == without_file(after)) is without_effect
 
 

@@ -14,8 +14,9 @@ from ray_canary import config, edits, requirements
 from ray_canary.bentos import BentoStore
 from ray_canary.errors import PlanError
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, resolve
+from ray_canary.plan import Plan
 from ray_canary.requirements import HELD, PYTHON, Difference, Environment, Requirements, differences, read
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from tests.unit.bento_store import write_bento
 

@@ -89,7 +89,7 @@ TRAPS = st.sampled_from(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(value=st.one_of(TRAPS, st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1)))
 def test_what_is_written_means_the_same_when_it_is_read_again(path: Path, value: str) -> None:
     path.write_text(FILE, encoding="utf-8")

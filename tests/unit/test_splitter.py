@@ -18,7 +18,7 @@ from typing import Any
 
 import mmh3
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_canary.splitter import BLOCK, SCHEME, Splitter, _unit, least_move, moved_share
@@ -31,8 +31,6 @@ ALARM = 1e-6 / 1_000
 """False-alarm rate of one comparison: 1e-6 for the whole file, which makes fewer than 1,000 (Bonferroni)."""
 MISS = 1e-6
 """How likely the companion test may be to overlook an error of one point."""
-
-unhurried = settings(deadline=None)  # the machine that runs this is shared
 
 
 # Bounds ---------------------------------------------------------------------------------------------------------------
@@ -153,7 +151,6 @@ def test_the_bound_at_100_000_keys_is_itself_about_a_point_wide() -> None:
     assert 300_000 < keys_needed(0.5, 0.51) < 400_000
 
 
-@unhurried
 @given(weights=weight_maps(), salt=st.text(), key=st.binary())
 def test_a_version_of_weight_0_is_never_chosen(weights: dict[str, int], salt: str, key: bytes) -> None:
     splitter = Splitter(weights, salt)
@@ -162,7 +159,6 @@ def test_a_version_of_weight_0_is_never_chosen(weights: dict[str, int], salt: st
     assert all(weights[splitter.draw()] > 0 for _ in range(BLOCK))
 
 
-@unhurried
 @given(key=st.binary())
 def test_one_version_at_100_is_always_chosen(key: bytes) -> None:
     for weights in ({"main": 100}, {"a": 0, "main": 100, "b": 0}):
@@ -174,7 +170,6 @@ def test_one_version_at_100_is_always_chosen(key: bytes) -> None:
 # Keys and scores ------------------------------------------------------------------------------------------------------
 
 
-@unhurried
 @given(weights=weight_maps(), key=st.one_of(st.binary(), st.text().map(str.encode)))
 def test_the_scores_are_positive_and_sorted_and_the_first_is_the_choice(weights: dict[str, int], key: bytes) -> None:
     splitter = Splitter(weights, "shop")
@@ -232,7 +227,6 @@ def test_every_process_gives_the_same_answer_whatever_its_hash_seed() -> None:
     assert json.loads(answers.pop()) == [[splitter.choose(key), splitter.scores(key)] for key in numbered(500)]
 
 
-@unhurried
 @given(weights=weight_maps(), key=st.binary(), order=st.permutations("abcd"), seed=st.integers())
 def test_the_order_of_the_weights_does_not_matter(
     weights: dict[str, int], key: bytes, order: list[str], seed: int
@@ -287,7 +281,6 @@ def test_the_arms_of_one_deployment_are_independent_of_each_other(names: tuple[s
     assert all(fits(count, n, 1 / 64) for count in cells.values()), cells
 
 
-@unhurried
 @given(a=st.text(), b=st.text(), c=st.text(), d=st.text())
 def test_no_two_pairs_of_salt_and_arm_share_a_seed(a: str, b: str, c: str, d: str) -> None:
     def seed(salt: str, arm: str) -> bytes:
@@ -300,7 +293,6 @@ def test_no_two_pairs_of_salt_and_arm_share_a_seed(a: str, b: str, c: str, d: st
 # Moving ---------------------------------------------------------------------------------------------------------------
 
 
-@unhurried
 @given(old=weight_maps(), new=weight_maps(), key=st.binary())
 def test_a_key_goes_from_i_to_j_only_if_the_weight_of_j_grew_by_a_larger_factor(
     old: dict[str, int], new: dict[str, int], key: bytes
@@ -339,14 +331,12 @@ def test_nothing_moves_when_nothing_changes_and_everything_when_everything_does(
     assert moved_share({"a": 100}, {"b": 100}) == least_move({"a": 100}, {"b": 100}) == 1.0
 
 
-@unhurried
 @given(w=st.integers(0, 100), v=st.integers(0, 100))
 def test_with_two_targets_exactly_the_least_share_moves(w: int, v: int) -> None:
     old, new = {"main": w, "a": 100 - w}, {"main": v, "a": 100 - v}
     assert moved_share(old, new) == least_move(old, new) == abs(w - v) / 100
 
 
-@unhurried
 @given(old=weight_maps("abcdef"), new=weight_maps("defghi"))
 def test_the_share_that_moves_is_between_d_and_2d_over_1_plus_d(old: dict[str, int], new: dict[str, int]) -> None:
     d, moved = least_move(old, new), moved_share(old, new)
@@ -355,7 +345,6 @@ def test_the_share_that_moves_is_between_d_and_2d_over_1_plus_d(old: dict[str, i
     assert moved == moved_share(new, old)
 
 
-@unhurried
 @given(old=weight_maps("abc"), new=weight_maps("bcd"))
 def test_an_arm_left_out_is_an_arm_of_weight_0(old: dict[str, int], new: dict[str, int]) -> None:
     full_old, full_new = old | {"d": 0}, new | {"a": 0}
@@ -411,7 +400,6 @@ def test_an_arm_given_as_the_key_itself_changes_nothing() -> None:
 # Draws ----------------------------------------------------------------------------------------------------------------
 
 
-@unhurried
 @given(weights=weight_maps(), seed=st.integers())
 def test_every_block_of_100_draws_is_exact(weights: dict[str, int], seed: int) -> None:
     splitter = Splitter(weights, "shop", rng=random.Random(seed))

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_canary.tokens import Token, Tokens, Verdict, carries_token, id_of, issue, lifetime
@@ -44,7 +44,6 @@ def test_a_token_is_its_id_and_32_random_bytes_of_which_only_a_digest_is_kept() 
     assert (token.id, token.deployments, token.created_at) == ("00010203", ("summaries",), NOW)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(issued)
 def test_a_record_survives_json_and_holds_nothing_of_the_secret(made: tuple[Token, str]) -> None:
     token, text = made
@@ -85,7 +84,6 @@ def test_a_record_that_is_none_is_refused_without_a_word_of_what_is_in_it(record
 # The verdict. ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(issued, names)
 def test_a_token_counts_for_its_deployments_until_it_expires(made: tuple[Token, str], deployment: str) -> None:
     token, text = made
@@ -98,7 +96,6 @@ def test_a_token_counts_for_its_deployments_until_it_expires(made: tuple[Token, 
         assert verdict is Verdict.OK
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(issued, max_size=5, unique_by=lambda made: made[0].id), st.data())
 def test_any_other_secret_is_unknown_whatever_else_is_true_of_the_token(
     made: list[tuple[Token, str]], data: st.DataObject
@@ -110,7 +107,6 @@ def test_any_other_secret_is_unknown_whatever_else_is_true_of_the_token(
     assert there.check(bearer(text), "summaries", NOW) is Verdict.UNKNOWN
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(issued, st.integers(0, 42))
 def test_a_secret_with_one_other_character_is_unknown(made: tuple[Token, str], place: int) -> None:
     token, text = made
@@ -119,7 +115,6 @@ def test_a_secret_with_one_other_character_is_unknown(made: tuple[Token, str], p
     assert Tokens([token]).check(bearer(changed), "summaries", NOW) is Verdict.UNKNOWN
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=200))
 def test_no_value_of_the_header_raises_and_none_but_a_token_gets_in(value: bytes) -> None:
     token, _ = issue("", None, NOW, "me")
@@ -184,7 +179,6 @@ def test_every_refusal_has_a_status_and_a_sentence_of_its_own() -> None:
 # What else is read of a token. ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=20), st.binary(max_size=20))
 def test_a_token_is_found_in_any_value_of_a_header(before: bytes, after: bytes) -> None:
     assert carries_token(before + TEXT.encode() + after)

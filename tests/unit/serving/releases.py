@@ -6,7 +6,8 @@ from typing import Any
 from ray_canary import config
 from ray_canary.bentos import BentoStore
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, resolve
+from ray_canary.plan import Plan
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.state import Live, OnCluster
 from tests.unit.bento_store import write_bento

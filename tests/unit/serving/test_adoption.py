@@ -117,7 +117,7 @@ BENTO = st.sampled_from(["s:1", "s:2", "s:3", "s:4"])
 VERSIONS = st.dictionaries(st.sampled_from("abc"), BENTO)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(first=st.tuples(BENTO, VERSIONS), second=st.tuples(BENTO, VERSIONS))
 def test_places_and_arms_are_never_shared_and_what_runs_on_is_never_restarted(
     store: BentoStore, first: tuple[str, dict[str, str]], second: tuple[str, dict[str, str]]

@@ -9,7 +9,8 @@ import pytest
 from ray_canary import config
 from ray_canary.bentos import BentoStore
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, resolve
+from ray_canary.plan import Plan
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.changes import Effect
 from ray_canary.serving.release import Release

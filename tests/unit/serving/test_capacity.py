@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_canary import config
 from ray_canary.bentos import BentoStore
 from ray_canary.instances import Catalogue
-from ray_canary.plan import resolve
+from ray_canary.resolving import resolve
 from ray_canary.serving import capacity, compile
 from ray_canary.serving.compile import Config
 from ray_canary.serving.release import Release
@@ -145,7 +145,6 @@ def weights(draw: st.DrawFn) -> dict[str, int]:
     return {"a": a, "b": draw(st.integers(0, 100 - a))}
 
 
-@settings(deadline=None)
 @given(
     running=st.fixed_dictionaries({"main": counts, "a": counts, "b": counts}),
     aim=st.fixed_dictionaries({"main": aims, "a": aims, "b": aims}),
@@ -199,7 +198,6 @@ def test_whatever_runs_only_growing_versions_get_replicas_enough_for_their_share
 # Serve's own. ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)  # The first example imports Serve.
 @given(current=st.integers(1, 20), each=st.floats(0, 50), concurrency=st.integers(1, 32))
 def test_serve_scales_by_the_documented_formula(compiled: Config, current: int, each: float, concurrency: int) -> None:
     """ceil(current x a replica's average concurrency / concurrency), as on BentoCloud; bounds and windows follow."""

@@ -16,7 +16,8 @@ from ray_canary import config
 from ray_canary.bentos import BentoStore
 from ray_canary.config import ServiceConfig, Version
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, resolve
+from ray_canary.plan import Plan
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.settings import IngressSettings
 from tests.unit.bento_store import demo_store, write_bento
@@ -418,3 +419,79 @@ def test_an_ingress_takes_what_may_wait_in_the_queues_behind_it_too(store: Bento
     assert compile.ingress_settings(plan).targets["main"].max_queue_depth == 50
     front, back = compile.version_application(plan.targets["main"])["deployments"]
     assert (front["max_ongoing_requests"], back["max_ongoing_requests"]) == (4, 1000)
+
+
+# On which nodes. ------------------------------------------------------------------------------------------------------
+
+
+def located(store: BentoStore, placement: Mapping[str, Any], **ingress: Any) -> list[compile.Config]:
+    """Return the compiled applications: of the ingress, of main, and of a."""
+    versions = {"a": {"bento": "pair:2", "weight": 10}}
+    data = {
+        "name": "d",
+        "bento": "pair:1",
+        "canary": {"route_type": "random", "versions": versions},
+        "ray": {"placement": placement, "ingress": ingress},
+    }
+    return list(compile.serve_config(planned(store, data))["applications"])
+
+
+def test_the_nodes_of_a_target_are_serves_label_selector_on_all_of_its_deployments_and_on_no_other(
+    store: BentoStore,
+) -> None:
+    usual = located(store, {})
+    found = located(store, {"a": {"node_labels": {"pool": "canary"}}})
+    assert found[1] == usual[1]
+    assert found[0]["deployments"][0]["ray_actor_options"] == usual[0]["deployments"][0]["ray_actor_options"]
+    for before, after in zip(usual[2]["deployments"], found[2]["deployments"], strict=True):
+        assert after["ray_actor_options"] == {**before["ray_actor_options"], "label_selector": {"pool": "canary"}}
+        assert {**after, "ray_actor_options": None} == {**before, "ray_actor_options": None}
+    assert found[2]["args"] == usual[2]["args"]
+
+
+def test_a_limit_of_replicas_on_a_node_is_in_the_actor_options_too_where_serve_notices_its_change(
+    store: BentoStore,
+) -> None:
+    for number in (1, 2):
+        (front, back) = located(store, {"a": {"max_replicas_per_node": number}})[2]["deployments"]
+        for one in (front, back):
+            assert one["max_replicas_per_node"] == number
+            assert one["ray_actor_options"]["runtime_env"]["env_vars"][compile.PER_NODE] == str(number)
+
+
+def test_an_ingress_on_every_node_makes_room_before_it_is_replaced(store: BentoStore) -> None:
+    (ingress,) = located(store, {}, num_replicas=3, max_replicas_per_node=1, node_labels={"front": "yes"})[0][
+        "deployments"
+    ]
+    assert ingress["max_surge_percent"] == 0
+    assert ingress["max_replicas_per_node"] == 1
+    assert ingress["ray_actor_options"]["label_selector"] == {"front": "yes"}
+    (alone,) = located(store, {}, num_replicas=1, max_replicas_per_node=1)[0]["deployments"]
+    assert alone["max_surge_percent"] == 100, "there is no other meanwhile"
+
+
+def test_what_a_target_says_of_a_label_wins_over_its_instance_type(store: BentoStore) -> None:
+    text = "t: {cpu: 1, memory: 1Gi, node_labels: {pool: general, zone: b}}"
+    service = {"services": {"Front": {"instance_type": "t"}}}
+    data = {
+        "name": "d",
+        "bento": "pair:1",
+        **service,
+        "ray": {"placement": {"main": {"node_labels": {"pool": "main"}}}},
+    }
+    plan = resolve(config.parse(data), store, Catalogue.loads(text))
+    services = plan.targets["main"].services
+    assert services["Front"].node_labels == {"pool": "main", "zone": "b"}
+    assert services["Back"].node_labels == {"pool": "main"}
+
+
+def test_a_memory_limit_is_told_to_replicas_that_reserve_memory_where_the_file_wants_it(store: BentoStore) -> None:
+    service = {"services": {"Front": {"config_overrides": {"resources": {"cpu": 1, "memory": "2Gi"}}}}}
+
+    def environments(enforce: bool) -> dict[str, dict[str, str]]:
+        data = {"name": "d", "bento": "pair:1", **service, "ray": {"hosts": {"enforce_memory": enforce}}}
+        deployments = compile.serve_config(planned(store, data))["applications"][1]["deployments"]
+        return {one["name"]: one["ray_actor_options"]["runtime_env"]["env_vars"] for one in deployments}
+
+    assert environments(True) == {"Front": {compile.MEMORY_LIMIT: str(2 * 2**30)}, "Back": {}}
+    assert environments(False) == {"Front": {}, "Back": {}}

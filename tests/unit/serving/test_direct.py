@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -712,7 +713,7 @@ def test_a_replica_that_is_not_introduced_is_reached_by_handle() -> None:
             transport = DirectTransport(by_handle)
             assert (await transport.send(request()).head()).body == head().body
             assert transport.way == "handle"
-            for task in transport._introducing:
+            for task in transport._background:
                 task.cancel()
 
     asyncio.run(whole())
@@ -751,12 +752,21 @@ def test_a_replica_that_can_not_be_reached_any_more_but_stays_is_reached_by_hand
     asyncio.run(whole())
 
 
-def test_when_the_last_replica_refuses_connections_nothing_is_sent_to_it_until_the_router_has_dropped_it() -> None:
+@pytest.mark.parametrize("closes", [False, True], ids=["refuses", "closes at once"])
+def test_when_the_last_replica_refuses_connections_nothing_is_sent_to_it_until_the_router_has_dropped_it(
+    closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closed(endpoint: Endpoint) -> Connection:
+        return Connection(endpoint.keep)
+
     async def whole() -> None:
         async with Replica(echo).running() as replica:
             by_handle = ByHandle(replica)
             transport = await introduced(by_handle)
         (endpoint,) = transport._endpoints.values()
+        if closes:
+            # It still listens, and goes before it has taken the connection.
+            monkeypatch.setattr(Endpoint, "connect", closed)
         first = asyncio.create_task(transport.send(request()).head())
         while not endpoint.goes_until:
             await asyncio.sleep(0.001)
@@ -771,6 +781,46 @@ def test_when_the_last_replica_refuses_connections_nothing_is_sent_to_it_until_t
         assert not by_handle.calls
         assert endpoint.in_flight == 0
         end(transport)
+
+    asyncio.run(whole())
+
+
+def test_a_last_replica_that_is_found_dead_gets_nothing_though_the_router_still_has_it() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as replica:
+            by_handle = ByHandle(replica)
+            transport = await introduced(by_handle)
+        by_handle.introduces = False
+        with pytest.raises(NotSent, match="its last replica has died"):
+            await transport.send(request()).head()
+        with pytest.raises(NotSent, match="its last replica has died"):
+            await transport.send(request()).head()
+        assert not by_handle.calls
+        end(transport)
+
+    asyncio.run(whole())
+
+
+def test_a_replica_that_was_found_dead_and_is_reached_again_gets_requests_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(direct, "TRY_AGAIN_S", 0.01)
+
+    async def whole() -> None:
+        async with Replica(echo).running() as replica:
+            by_handle = ByHandle(replica)
+            transport = await introduced(by_handle)
+            (endpoint,) = transport._endpoints.values()
+            endpoint.goes_until, endpoint.dead, endpoint.secret = time.monotonic() + 60, True, None
+            with pytest.raises(NotSent):
+                await transport.send(request()).head()
+            transport._in_background(transport._introduce(str(id(replica)), endpoint, 0))
+            while endpoint.secret is None:
+                await asyncio.sleep(0.001)
+            call = transport.send(request(body=b"x"))
+            assert (await call.head()).status == 203
+            assert call.way == "direct"
+            end(transport)
 
     asyncio.run(whole())
 
@@ -873,7 +923,7 @@ def test_a_replica_that_is_not_introduced_gets_its_part_by_handle() -> None:
 
 
 def end(transport: DirectTransport) -> None:
-    for task in transport._introducing:
+    for task in transport._background:
         task.cancel()
 
 

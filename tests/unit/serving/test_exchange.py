@@ -97,7 +97,7 @@ def test_pieces_over_1_mib_are_cut_and_empty_ones_are_left_out(sizes: list[int],
     assert first.more
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=20))
 def test_no_byte_is_lost_or_moved(parts: list[bytes]) -> None:
     first, rest = run(collect(exchange(plain(*parts))))

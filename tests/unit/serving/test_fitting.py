@@ -9,7 +9,9 @@ from ray_canary import config
 from ray_canary.bentos import BentoStore
 from ray_canary.errors import Conflict, DoesNotFit
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, resolve
+from ray_canary.nodelabels import Node
+from ray_canary.plan import Plan
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile, fitting, rollout
 from ray_canary.serving.state import OnCluster
 from tests.unit.bento_store import write_bento
@@ -36,11 +38,11 @@ def canary(**services: Any) -> dict[str, Any]:
     return {"route_type": "random", "versions": {"a": version}}
 
 
-def node(cpu: float, gib: float = 100, **more: float) -> dict[str, float]:
-    return {"CPU": cpu, "memory": gib * GIB, **more}
+def node(cpu: float, gib: float = 100, *, labels: dict[str, str] | None = None, id: str = "", **more: float) -> Node:
+    return Node({"CPU": cpu, "memory": gib * GIB, **more}, labels or {}, id)
 
 
-def refusal(plan: Plan, *nodes: dict[str, float], cluster: OnCluster = EMPTY) -> str:
+def refusal(plan: Plan, *nodes: Node, cluster: OnCluster = EMPTY) -> str:
     with pytest.raises(DoesNotFit) as raised:
         fitting.check_fit(plan, cluster, nodes)
     return str(raised.value)
@@ -132,7 +134,7 @@ def test_a_gpu_of_a_kind_that_no_node_has_is_named(store: BentoStore) -> None:
     said = refusal(plan, node(16, GPU=4))
     assert "a: services.S: a replica needs 4 CPU, 1 GPU, a GPU of type L4, 16.0 GiB of memory" in said
     assert "4 GPU, no GPU of type L4" in said
-    fitting.check_fit(plan, EMPTY, [node(16, GPU=1, **{"accelerator_type:L4": 1.0})])
+    fitting.check_fit(plan, EMPTY, [Node({"CPU": 16, "memory": 100 * GIB, "GPU": 1, "accelerator_type:L4": 1.0})])
     assert "1 GPU; no node has that much" not in refusal(plan, node(16))
 
 
@@ -231,3 +233,60 @@ def test_the_single_application_form_is_not_taken_apart_while_it_serves(store: B
     single = shape.application("d", config=made, route_prefix="/")
     assert "is on the cluster in the single-application form" in conflict(plan, single)
     fitting.check_conflicts(plan, OnCluster.of(shape.details({**single, "status": "DELETING"})))
+
+
+# Node labels, and replicas on a node. ---------------------------------------------------------------------------------
+
+
+def placed(store: BentoStore, target: str = "a", **said: Any) -> Plan:
+    return planned(store, canary=canary(), ray={"placement": {target: said}})
+
+
+def test_a_replica_fits_only_nodes_with_its_labels_and_what_there_is_is_said(store: BentoStore) -> None:
+    plan = placed(store, node_labels={"pool": "canary"})
+    main, apart = node(8, labels={"pool": "main"}), node(2, labels={"pool": "canary", "zone": "a"})
+    fitting.check_fit(plan, EMPTY, [main, apart])
+    assert refusal(plan, main, node(8)) == (
+        "a: services.S: a replica needs a node with pool=canary; the nodes have pool=main"
+    )
+    assert refusal(plan, node(16)) == (
+        "a: services.S: a replica needs a node with pool=canary; the nodes have no such label"
+    )
+    assert refusal(plan, main, node(1, labels={"pool": "canary"})) == (
+        "a: services.S: a replica needs 2 CPU, 1.0 GiB of memory, on a node with pool=canary; "
+        "no node has that much (the largest: 1 CPU, 100.0 GiB of memory)"
+    )
+
+
+def test_more_replicas_than_nodes_may_have_are_refused(store: BentoStore) -> None:
+    scaling = {"scaling": {"min_replicas": 3, "max_replicas": 3}}
+    file = {"services": {"S": scaling}, "ray": {"placement": {"main": {"max_replicas_per_node": 1}}}}
+    plan = planned(store, **file)
+    fitting.check_fit(plan, EMPTY, [node(9), node(9), node(9)])
+    assert refusal(plan, node(9), node(9), node(1)) == (
+        "main: services.S: 3 replicas, on each node at most 1 of them; nodes that can take one: 2"
+    )
+    ingress = planned(store, ray={"ingress": {"num_replicas": 2, "max_replicas_per_node": 1}})
+    assert refusal(ingress, node(99)).startswith("ray.ingress: 2 replicas, on each node at most 1 of them")
+
+
+def test_an_update_that_has_to_wait_for_another_node_is_told_before(store: BentoStore) -> None:
+    one: dict[str, Any] = {"max_replicas_per_node": 1}
+    before = shape.deployed(compile.serve_config(placed(store, **one)))
+    edited = canary(envs=[{"name": "EDITED", "value": "1"}])
+    plan = planned(store, canary=edited, ray={"placement": {"a": one}})
+    there = node(99, id="n")
+    (said,) = fitting.stuck(plan, before, [there], rollout.preview(plan, before))
+    assert said.startswith("a: services.S: RollingUpdate starts a new replica before it stops an old one")
+    assert "wait for another node" in said
+    assert fitting.stuck(plan, before, [there, node(99, id="m")], rollout.preview(plan, before)) == ()
+    # What runs already takes the whole node, though new ones would not.
+    more = planned(store, canary=edited, ray={"placement": {"a": {"max_replicas_per_node": 2}}})
+    assert fitting.stuck(more, before, [there], rollout.preview(more, before))
+
+
+def test_a_node_that_a_target_may_not_go_to_could_not_run_it(store: BentoStore) -> None:
+    plan = placed(store, node_labels={"pool": "canary"})
+    there = node(99, labels={"pool": "main"})
+    assert not fitting.could_run(plan.targets["a"], there)
+    assert fitting.could_run(plan.targets["main"], there)

@@ -8,7 +8,7 @@ from ray_canary import config
 from ray_canary.bentos import BentoStore
 from ray_canary.errors import DeployFailed
 from ray_canary.instances import Catalogue
-from ray_canary.plan import resolve
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.compile import Config
 from ray_canary.serving.release import Release

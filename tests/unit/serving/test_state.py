@@ -12,7 +12,8 @@ from ray_canary.bentos import BentoStore
 from ray_canary.description import describe
 from ray_canary.explaining import explain
 from ray_canary.instances import Catalogue
-from ray_canary.plan import Plan, resolve
+from ray_canary.plan import Plan
+from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.release import Release
 from ray_canary.serving.rollout import leftovers, preview

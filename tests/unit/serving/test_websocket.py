@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray_canary.serving import switchboard, websocket
 from ray_canary.serving.frames import Conversation, Frame, Kind
 from ray_canary.serving.http import Message, Receive, Scope, Send
 from ray_canary.serving.switchboard import Switchboard
+from ray_canary.serving.transport import Broken
 from ray_canary.serving.websocket_host import Socket
 from ray_canary.serving.wire import Head, Line, Request
 
@@ -122,6 +124,63 @@ def test_an_app_that_ends_closes_with_a_code(app: App, code: int) -> None:
             await served.ended()
 
     live(test)
+
+
+class Dying:
+    """The call of a replica that dies once its connection has ended."""
+
+    way = "handle"
+
+    async def head(self) -> Head:
+        raise AssertionError
+
+    async def body(self) -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.01)
+        raise Broken("it died")
+        yield b""
+
+    def cancel(self) -> None:
+        raise AssertionError("nothing is left to cancel")
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "warnings"),
+    [
+        (Frame.close(4321, "enough"), 4321, []),
+        (None, 1011, ["A replica of a broke in the middle of a websocket"]),
+    ],
+)
+def test_a_replica_that_ends_without_a_close_is_warned_of_though_the_client_has_gone_by_then(
+    last: Frame | None, code: int, warnings: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = asyncio.Event()
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await closed.wait()
+        return {"type": "websocket.disconnect", "code": 1011}
+
+    async def send(message: Message) -> None:
+        """As uvicorn does it: who closes waits for the client's answer, which `receive` returns meanwhile."""
+        sent.append(message)
+        if message["type"] == "websocket.close":
+            closed.set()
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    async def test(board: Switchboard) -> None:
+        target = SimpleNamespace(key="a", in_flight=1)
+        answer: Any = SimpleNamespace(target=target, call=Dying(), end=lambda: None)
+        async with board.line(()) as (line, connected):
+            replica = await switchboard.connect(line)
+            if last is not None:
+                await replica.write(last)
+            replica.end()
+            await websocket.converse(answer, [], connected, receive, send)
+
+    live(test)
+    assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", code)
+    assert [record.getMessage() for record in caplog.records] == warnings
 
 
 async def refuses(scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import bentoml
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
@@ -222,6 +222,17 @@ async def stamps(count: int, every_s: float) -> StreamingResponse:
             await asyncio.sleep(every_s)
 
     return StreamingResponse(body())
+
+
+@web.websocket("/talk")
+async def talk(socket: WebSocket) -> None:
+    """Send every message back."""
+    await socket.accept()
+    try:
+        while True:
+            await socket.send_text(await socket.receive_text())
+    except WebSocketDisconnect:
+        return
 
 
 @web.get("/break")

@@ -1,0 +1,170 @@
+"""The command that makes manifests: render."""
+
+import shlex
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from click.core import ParameterSource
+
+from ray_canary import __version__, planning, yamlfile
+from ray_canary.errors import ConfigError, Conflict
+from ray_canary.options import push as _push
+from ray_canary.options import store as _store
+from ray_canary.screens import out
+from ray_canary.serving import kuberay
+from ray_canary.serving.kuberay import Surroundings
+from ray_canary.serving.pods import Pods
+from ray_canary.serving.supply import Shipping
+from ray_canary.serving.workers import Size, Workers
+
+_DEFAULT_IMAGE = f"ray-canary:{__version__}"
+
+
+@click.command()
+@click.pass_context
+@click.option("--kuberay", "kuberay_", is_flag=True, required=True, help="A RayService for KubeRay.")
+@click.option("-f", "--config-file", "file", required=True, metavar="FILE", help="The Deployment file.")
+@click.option("-o", "--output", "target", metavar="FILE", default="-", help="Where to write it.  [default: the screen]")
+@click.option("--image", default=_DEFAULT_IMAGE, show_default=True, help="The pods' image, with this ray-canary in it.")
+@click.option("--namespace", metavar="NS", help="Its namespace.  [default: whichever kubectl uses]")
+@click.option(
+    "--workers",
+    "groups",
+    multiple=True,
+    metavar="NAME=CPUS,MEMORY[,GPUS,KIND]",
+    default=("workers=4,16Gi",),
+    show_default=True,
+    help="The room for replicas that one worker of a group has; repeatable, new ones last.",
+)
+@click.option("--head", metavar="CPUS,MEMORY", default="2,8Gi", show_default=True, help="The size of the head.")
+@click.option("--autoscale/--no-autoscale", default=False, show_default=True, help="Workers come and go with replicas.")
+@click.option("--bentos", "claim", default="bentos", show_default=True, help="The volume claim with the Bento store.")
+@click.option("--bentos-in-image", is_flag=True, help="Mount no volume: the image has the Bentos.")
+@click.option("--secret", "secrets", multiple=True, metavar="NAME", help="Mount this Secret, too; repeatable.")
+@click.option("--redis", metavar="ADDRESS", default="redis:6379", show_default=True, help="Keeps GCS's state.")
+@click.option("--redis-secret", metavar="NAME", default="redis", show_default=True, help="Has its `password`.")
+@click.option("--no-redis", is_flag=True, help="Lose revisions, access tokens and Serve itself with the head.")
+@click.option("--token-secret", metavar="NAME", default="ray-token", show_default=True, help="Has Ray's `auth_token`.")
+@click.option("--no-token", is_flag=True, help="Let everybody in who reaches the dashboard.")
+@click.option("--new-cluster", is_flag=True, help="Let KubeRay replace the whole RayCluster where pods change.")
+@_push
+@_store
+@click.option(
+    "--instance-types", metavar="FILE", help="The catalogue.  [default: $RAY_CANARY_INSTANCE_TYPES or the built-in]"
+)
+def render(
+    ctx: click.Context,
+    kuberay_: bool,
+    file: str,
+    target: str,
+    image: str,
+    namespace: str | None,
+    groups: tuple[str, ...],
+    head: str,
+    autoscale: bool,
+    claim: str,
+    bentos_in_image: bool,
+    secrets: tuple[str, ...],
+    redis: str,
+    redis_secret: str,
+    no_redis: bool,
+    token_secret: str,
+    no_token: bool,
+    new_cluster: bool,
+    push: bool,
+    store: str | None,
+    instance_types: str | None,
+) -> None:
+    """Make a KubeRay RayService from a Deployment file, for `kubectl apply`.
+
+    Written over an earlier one, it refuses what would replace all pods, unless that is asked for by --new-cluster.
+    """
+    planned = planning.pushed(file, planning.planned(file, instance_types), Shipping(push, store))
+    wanted = Pods(
+        image=image,
+        workers=_groups(groups),
+        head=Size.parse(head, "--head"),
+        secrets=kuberay.secrets_of(planned, secrets),
+        bentos=None if bentos_in_image else claim,
+        autoscale=autoscale,
+    )
+    around = Surroundings(
+        namespace=namespace,
+        redis=None if no_redis else redis,
+        redis_secret=redis_secret,
+        token_secret=None if no_token else token_secret,
+    )
+    manifest = kuberay.ray_service(planned, wanted, around, version("ray"), new_cluster=new_cluster)
+    manifests = (manifest, kuberay.network_policy(planned, around))
+    text = kuberay.to_yaml(manifests, planned.name, Path(file).name, _command(ctx))
+    if target == "-":
+        click.echo(text, nl=False)
+        return
+    if not new_cluster and (before := _before(target, planned.name)):
+        _check_in_place(before, manifest, target)
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError.of(f"can't be written: {error.strerror}", target) from None
+    out.print(f"Wrote {target}. Apply it with `kubectl apply -f {target}`.")
+
+
+def _groups(texts: tuple[str, ...]) -> tuple[Workers, ...]:
+    found = tuple(Workers.parse(text) for text in texts)
+    names = [group.name for group in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError.of(f"the group {twice!r} is given twice", "--workers")
+    return found
+
+
+def _command(ctx: click.Context) -> str:
+    """Return the command that makes the same file again: what was given, without what is for once only."""
+    words = ["ray-canary", "render"]
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name == "new_cluster":
+            continue
+        value = ctx.params[name]
+        if isinstance(value, bool):
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [parameter.opts[0], str(one)]
+    return shlex.join(words)
+
+
+def _before(path: str, name: str) -> Mapping[str, Any] | None:
+    """Return the RayService that is to be written over; None if there is nothing.
+
+    Raises:
+        ConfigError: there is something else.
+    """
+    if not Path(path).exists():
+        return None
+    try:
+        documents = list(yaml.safe_load_all(yamlfile.read(path)))
+    except yaml.YAMLError:
+        documents = []
+    there = next((one for one in documents if isinstance(one, Mapping) and one.get("kind") == "RayService"), None)
+    if there is None:
+        raise ConfigError.of("is there already, and is not a RayService; choose another file", path)
+    of = (there.get("metadata") or {}).get("name")
+    if of != name:
+        raise ConfigError.of(f"is there already, and is the RayService of {of!r}; choose another file", path)
+    return there
+
+
+def _check_in_place(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> None:
+    """Refuse what would replace all pods. Raises Conflict, with every difference."""
+    if found := kuberay.makes_new_cluster(before, after):
+        differences = "\n".join(f"  {where}: {was!r} -> {now!r}" for where, was, now in found)
+        raise Conflict(
+            f"{path}: this would replace all pods, since the RayCluster itself changes:\n{differences}\n"
+            f"Nothing was written. Give the options that {path} was made with (they stand on its top); --secret NAME "
+            "keeps a secret mounted that the file no longer names. Or give --new-cluster: KubeRay then makes a new "
+            "RayCluster beside the old one and moves all requests to it when everything runs there"
+        )

@@ -1,0 +1,225 @@
+"""Plan -> a KubeRay RayService: one manifest for `kubectl apply`. Plain data, no Ray.
+
+KubeRay sends `serveConfigV2` to Serve when it changes, which is what `serve deploy` does: replicas of what changed. A
+change of `rayClusterConfig` is another thing: it takes a whole new RayCluster. So that nothing which touches a canary
+ever does, `rayClusterConfig` is made from `Pods` and from the file's cluster-wide keys only, `upgradeStrategy` is None
+unless a new RayCluster is asked for, and `makes_new_cluster` finds what would ask for one.
+"""
+
+import copy
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ray_canary.errors import ConfigError, Problem
+from ray_canary.plan import Plan, leaf_differences
+from ray_canary.serving import compile, pods
+from ray_canary.serving.pods import Manifest, Pods
+from ray_canary.serving.workers import counts
+
+#: KubeRay's own limit: it makes names of Services from it.
+_LONGEST_NAME: Final = 47
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+#: Of Kubernetes' Secrets.
+_SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+#: Of a worker group: what KubeRay leaves out when it compares two RayClusters.
+_COUNTS: Final = ("replicas", "minReplicas", "maxReplicas")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a RayService needs of its namespace. Secrets are named; their values are nobody's business here.
+
+    `redis` is the address of what keeps GCS's state, with the password under `password` of `redis_secret`; None: the
+    state goes with the head. `token_secret` has Ray's own token, which guards the dashboard, under `auth_token`; None:
+    nothing guards it.
+    """
+
+    namespace: str | None = None
+    redis: str | None = "redis:6379"
+    redis_secret: str = "redis"
+    token_secret: str | None = "ray-token"
+
+
+def secrets_of(plan: Plan, more: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the names of the secrets to mount: the file's, main's and every version's, then `more`.
+
+    Raises:
+        ConfigError: one can't be the name of a Kubernetes Secret.
+    """
+    named = [secret.name for target in plan.targets.values() for secret in target.secrets]
+    names = tuple(sorted({*named, *more}))
+    wrong = [Problem("secrets", f"{name!r} can't be the name of a Kubernetes Secret", name) for name in names]
+    found = [problem for problem, name in zip(wrong, names, strict=True) if not _SECRET_NAME.fullmatch(name)]
+    if found:
+        raise ConfigError(found)
+    return names
+
+
+def ray_service(
+    plan: Plan, wanted: Pods, around: Surroundings, ray_version: str, *, new_cluster: bool = False
+) -> Manifest:
+    """Return the RayService of a Deployment.
+
+    Raises:
+        ConfigError: its name can't be a RayService's.
+        DoesNotFit: a replica is larger than every worker.
+    """
+    if not _NAME.fullmatch(plan.name) or len(plan.name) > _LONGEST_NAME:
+        message = f"{plan.name!r} can't be the name of a RayService: at most {_LONGEST_NAME} characters, a letter first"
+        raise ConfigError.of(message, path="name")
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": _metadata(plan, around),
+        "spec": {
+            "upgradeStrategy": {"type": "NewCluster" if new_cluster else "None"},
+            # Seconds that the old RayCluster stays when a new one has taken over: its streams may end.
+            "rayClusterDeletionDelaySeconds": math.ceil(plan.ray.hosts.graceful_shutdown_timeout_s) + 60,
+            # The head can be lost without a user's request.
+            "excludeHeadPodFromServeSvc": True,
+            "serveConfigV2": serve_config(plan),
+            "rayClusterConfig": _cluster(plan, wanted, around, ray_version),
+        },
+    }
+
+
+def serve_config(plan: Plan) -> str:
+    """Return `serveConfigV2`: what `ray-canary build` makes, for a pod, and marked as the RayService's."""
+    config = copy.deepcopy(compile.serve_config(plan))
+    config["http_options"]["host"] = "0.0.0.0"
+    compile.user_config(config["applications"][0])["owner"] = f"RayService {plan.name}"
+    return compile.body(config, plan)
+
+
+def network_policy(plan: Plan, around: Surroundings) -> Manifest:
+    """Return who may reach the pods: users the port of Serve, KubeRay's operator the dashboard, anybody the metrics.
+
+    Everything else is for the pods of the cluster: on most of Ray's ports, whoever reaches them can run code.
+    """
+    anywhere: Manifest = {"namespaceSelector": {}}
+    operator = {**anywhere, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}}
+    own = {"podSelector": {"matchLabels": pods.labels_of(plan)}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(plan, around),
+        "spec": {
+            "podSelector": own["podSelector"],
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [own]},
+                {"ports": _ports(plan.ray.http.port)},
+                {"from": [operator], "ports": _ports(pods.DASHBOARD_PORT)},
+                {"from": [anywhere], "ports": _ports(*pods.METRICS_PORTS)},
+            ],
+        },
+    }
+
+
+def _ports(*numbers: int) -> list[Manifest]:
+    return [{"port": number, "protocol": "TCP"} for number in numbers]
+
+
+def _metadata(plan: Plan, around: Surroundings) -> Manifest:
+    labels = {"app.kubernetes.io/name": plan.name, "app.kubernetes.io/managed-by": "ray-canary"}
+    namespace = {"namespace": around.namespace} if around.namespace else {}
+    return {"name": plan.name, **namespace, "labels": labels}
+
+
+def _cluster(plan: Plan, wanted: Pods, around: Surroundings, ray_version: str) -> Manifest:
+    least, most = (counts(plan, wanted.workers, most=most) for most in (False, True))
+    found: Manifest = {"rayVersion": ray_version, "enableInTreeAutoscaling": wanted.autoscale}
+    if wanted.autoscale:
+        found["autoscalerOptions"] = _autoscaler()
+    if around.token_secret:
+        found["authOptions"] = {"mode": "token", "secretName": around.token_secret}
+    if around.redis:
+        password = {"secretKeyRef": {"name": around.redis_secret, "key": "password"}}
+        found["gcsFaultToleranceOptions"] = {
+            "redisAddress": around.redis,
+            "redisPassword": {"valueFrom": password},
+        }
+    found["headGroupSpec"] = {"rayStartParams": pods.head_params(), "template": pods.head(plan, wanted)}
+    found["workerGroupSpecs"] = [
+        {
+            "groupName": group.name,
+            **({"labels": dict(group.labels)} if group.labels else {}),
+            "replicas": least[group.name] if wanted.autoscale else most[group.name],
+            "minReplicas": least[group.name] if wanted.autoscale else most[group.name],
+            "maxReplicas": most[group.name],
+            "rayStartParams": pods.worker_params(group),
+            "template": pods.worker(plan, wanted, group),
+        }
+        for group in wanted.workers
+    ]
+    return found
+
+
+def _autoscaler() -> Manifest:
+    size = {"cpu": "500m", "memory": "512Mi"}
+    return {
+        "version": "v2",
+        "idleTimeoutSeconds": 300,
+        "securityContext": pods.container_security(),
+        "resources": {"requests": size, "limits": size},
+    }
+
+
+def makes_new_cluster(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
+    """Return what differs between two RayServices so that KubeRay would make a new RayCluster: path, before, after.
+
+    KubeRay compares `rayClusterConfig` without the numbers of workers; new groups at the end are no difference.
+    """
+    old, new = (_compared(one) for one in (before, after))
+    groups = new.get("workerGroupSpecs") or []
+    new["workerGroupSpecs"] = groups[: len(old.get("workerGroupSpecs") or [])]
+    return tuple(leaf_differences(_keyed(old), _keyed(new)))
+
+
+def _compared(manifest: Mapping[str, Any]) -> Manifest:
+    found = copy.deepcopy(dict((manifest.get("spec") or {}).get("rayClusterConfig") or {}))
+    for group in found.get("workerGroupSpecs") or []:
+        for key in _COUNTS:
+            group.pop(key, None)
+    return found
+
+
+def _keyed(value: Any) -> Any:
+    """Return data with every list as a mapping, so that a difference has a short path."""
+    if isinstance(value, Mapping):
+        return {key: _keyed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return {_key(inner, index): _keyed(inner) for index, inner in enumerate(value)}
+    return value
+
+
+def _key(item: Any, index: int) -> str:
+    named = (item.get(key) for key in ("groupName", "mountPath", "name")) if isinstance(item, Mapping) else ()
+    return next((str(name) for name in named if name), str(index))
+
+
+# As text. ------------------------------------------------------------------------------------------------------------
+
+_HEAD = """\
+# The RayService of Deployment {name}, made from {source} by
+#
+#   {command}
+#
+# Edit {source} and make this file again, rather than editing this one; what is nobody's business there, such as the
+# nodes that the pods are for, goes into a patch (kustomize). It needs KubeRay 1.6 or newer. docs/operations.md,
+# "Kubernetes", has what else a namespace needs. What an edit restarts:
+#
+#   serveConfigV2     what is said in there, in place, as with `serve deploy`; never another version.
+#   rayClusterConfig  everything: it takes a new RayCluster. With upgradeStrategy None, KubeRay makes none, and the
+#                     edit does nothing; `ray-canary render --new-cluster` lets it. New groups of workers at the end
+#                     are added in place. Numbers of workers are those that a new RayCluster begins with.
+"""
+
+
+def to_yaml(manifests: Iterable[Manifest], name: str, source: str, command: str) -> str:
+    """Write manifests as YAML; the same input gives the same text."""
+    head = _HEAD.format(name=name, source=source, command=command)
+    return head + "---\n".join(compile.dump(one) for one in manifests)

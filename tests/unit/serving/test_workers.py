@@ -1,0 +1,119 @@
+"""How many workers a Deployment needs, and what one may be asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_canary import config
+from ray_canary.bentos import BentoStore
+from ray_canary.errors import ConfigError, DoesNotFit
+from ray_canary.instances import Catalogue
+from ray_canary.plan import Plan
+from ray_canary.resolving import resolve
+from ray_canary.serving.workers import DEFAULT, Size, Workers, counts
+from tests.unit.bento_store import write_bento
+
+TYPES = "s: {cpu: 1, memory: 1Gi}\nl: {cpu: 3, memory: 8Gi}\ngpu: {cpu: 1, memory: 4Gi, gpu: 1, gpu_type: nvidia-l4}\n"
+L4 = Workers.parse("l4=4,16Gi,1,L4")
+
+
+def planned(root: Path, services: Mapping[str, Any], **more: Any) -> Plan:
+    """Return a plan of main with these settings of its service S."""
+    if not root.joinpath("b").exists():
+        write_bento(root, "b:1", {"S": {}})
+    file = {"name": "d", "bento": "b:1", "services": {"S": dict(services)}, **more}
+    return resolve(config.parse(file), BentoStore(root), Catalogue.loads(TYPES, "types"))
+
+
+def replicas(least: int, most: int, kind: str = "s") -> dict[str, Any]:
+    return {"instance_type": kind, "scaling": {"min_replicas": least, "max_replicas": most}}
+
+
+def test_one_small_replica_needs_one_worker(tmp_path: Path) -> None:
+    assert counts(planned(tmp_path, replicas(1, 1)), (DEFAULT,), most=False) == {"workers": 1}
+
+
+def test_replicas_and_ingress_replicas_share_workers_as_long_as_there_is_room(tmp_path: Path) -> None:
+    plan = planned(tmp_path, {**replicas(3, 3), "deployment_strategy": "Recreate"})
+    assert counts(plan, (DEFAULT,), most=False) == {"workers": 1}  # 3 and 2 x 0.25 CPUs on 4
+    assert counts(plan, (Workers("w", Size(3, 2**34)),), most=False) == {"w": 2}
+
+
+def test_at_the_greatest_there_is_room_for_all_replicas_and_the_surge(tmp_path: Path) -> None:
+    plan = planned(tmp_path, replicas(1, 4))
+    assert counts(plan, (DEFAULT,), most=False) == {"workers": 1}
+    assert counts(plan, (DEFAULT,), most=True) == {"workers": 2}  # 4, 1 of surge, and the ingress
+
+
+def test_a_large_replica_is_never_split_over_two_workers(tmp_path: Path) -> None:
+    plan = planned(tmp_path, replicas(3, 3, "l"))
+    assert counts(plan, (DEFAULT,), most=False) == {"workers": 3}
+
+
+def test_a_service_that_starts_at_zero_has_room_for_its_first_replica(tmp_path: Path) -> None:
+    assert counts(planned(tmp_path, replicas(0, 3, "l")), (DEFAULT,), most=False) == {"workers": 1}
+
+
+def test_workers_with_gpus_are_for_replicas_that_ask_for_one(tmp_path: Path) -> None:
+    plan = planned(tmp_path, replicas(2, 2, "gpu"))
+    assert counts(plan, (L4, DEFAULT), most=False) == {"l4": 2, "workers": 1}
+    assert counts(planned(tmp_path, replicas(2, 2)), (DEFAULT, L4), most=False) == {"workers": 1, "l4": 0}
+
+
+def test_a_cluster_of_gpu_workers_alone_takes_everybody(tmp_path: Path) -> None:
+    assert counts(planned(tmp_path, replicas(2, 2)), (L4,), most=False) == {"l4": 1}
+
+
+def test_a_replica_larger_than_every_worker_is_refused_with_what_to_add(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match=r"main: services\.S: a replica needs .*GPU.*--workers NAME=CPUS,MEMORY"):
+        counts(planned(tmp_path, replicas(1, 1, "gpu")), (DEFAULT,), most=False)
+
+
+def test_another_kind_of_gpu_is_no_room(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match="GPU of type L4"):
+        counts(planned(tmp_path, replicas(1, 1, "gpu")), (Workers.parse("t4=4,16Gi,1,T4"),), most=False)
+
+
+def test_ingress_replicas_that_are_to_be_spread_get_as_many_workers(tmp_path: Path) -> None:
+    ray = {"ingress": {"num_replicas": 3, "max_replicas_per_node": 1}}
+    assert counts(planned(tmp_path, replicas(1, 1), ray=ray), (DEFAULT,), most=False) == {"workers": 3}
+
+
+def test_replicas_that_are_to_be_spread_or_to_be_on_labelled_nodes_get_workers_that_are_so(tmp_path: Path) -> None:
+    pool = Workers.parse("b=4,16Gi,pool=b")
+    ray = {"placement": {"main": {"max_replicas_per_node": 1, "node_labels": {"pool": "b"}}}}
+    assert counts(planned(tmp_path, replicas(2, 2), ray=ray), (DEFAULT, pool), most=False) == {"workers": 1, "b": 2}
+    with pytest.raises(DoesNotFit, match=r"on a node with pool=b; no worker has that \(workers: 4 CPU, 16.0 GiB"):
+        counts(planned(tmp_path, replicas(2, 2), ray=ray), (DEFAULT,), most=False)
+
+
+def test_groups_are_read_as_they_are_written() -> None:
+    assert Workers.parse("workers=4,16Gi") == DEFAULT
+    assert Workers("l4", Size(4, 2**34), 1, "L4") == L4
+    assert Workers.parse("g=2,512Mi,2") == Workers("g", Size(2, 2**29), 2)
+    labels = {"pool": "b", "example.com/zone": "a"}
+    assert Workers.parse("b=4,16Gi,pool=b,example.com/zone=a") == Workers("b", Size(4, 2**34), labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("workers", "is not NAME=CPUS,MEMORY"),
+        ("workers=4", "is not NAME=CPUS,MEMORY"),
+        ("Workers=4,16Gi", "is not NAME=CPUS,MEMORY"),
+        ("w=4,16Gi,1,L4,more", "is not NAME=CPUS,MEMORY"),
+        ("w=4,16Gi,one,L4", "is not NAME=CPUS,MEMORY"),
+        ("w=500m,16Gi", "is not NAME=CPUS,MEMORY"),
+        ("w=4,16Gb", "an amount of memory ends in"),
+        ("w=0,16Gi", "needs a CPU"),
+        ("w=4,16Gi,0,L4", "a kind of GPU, L4, but no GPU"),
+        ("w=4,16Gi,pool=b,1,L4", "is not NAME=CPUS,MEMORY"),
+        ("w=4,16Gi,pool=!b", "pool=!b is not a node's label"),
+        ("w=4,16Gi,pool=", "pool= is not a node's label"),
+    ],
+)
+def test_a_group_that_is_none_is_refused_with_the_form(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Workers.parse(text)

@@ -1,0 +1,166 @@
+"""`ray-canary render`: the file in cluster/ is current, and written over, it changes nothing that replaces all pods."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from ray_canary.cli import cli
+from tests.unit.bento_store import demo_store
+
+ROOT = Path(__file__).parents[2]
+SUMMARIZATION = ROOT / "configs" / "summarization.yaml"
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the demo's Bentos and the file of the canary document."""
+    demo_store(tmp_path / "bentos")
+    (tmp_path / "f.yaml").write_text(SUMMARIZATION.read_text())
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_CANARY_INSTANCE_TYPES", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def render(*arguments: str, file: str = "f.yaml", code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["render", "--kuberay", "-f", file, *arguments], prog_name="ray-canary")
+    assert result.exit_code == code, result.output
+    return result
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(text))
+
+
+def edit(old: str, new: str) -> None:
+    text = Path("f.yaml").read_text()
+    assert old in text
+    Path("f.yaml").write_text(text.replace(old, new, 1))
+
+
+def test_the_manifest_in_cluster_is_what_the_example_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    kept = Path("cluster/rayservice.yaml").read_text()
+    made = render(file="configs/summarization.yaml").stdout
+    # The command on top names the file that it writes.
+    assert kept.replace(" -o cluster/rayservice.yaml", "") == made
+
+
+def test_it_makes_a_rayservice_and_who_may_reach_it() -> None:
+    service, policy = documents(render("--namespace", "prod").stdout)
+    assert (service["kind"], policy["kind"]) == ("RayService", "NetworkPolicy")
+    assert service["metadata"]["namespace"] == policy["metadata"]["namespace"] == "prod"
+
+
+def test_the_options_are_what_the_pods_are_like() -> None:
+    service, _ = documents(
+        render(
+            *("--image", "r/i:2", "--workers", "w=8,32Gi", "--workers", "l4=8,32Gi,1,L4", "--head", "1,4Gi"),
+            *("--autoscale", "--bentos", "store", "--secret", "db", "--redis", "r:1", "--redis-secret", "rs"),
+            *("--token-secret", "ts"),
+        ).stdout
+    )
+    cluster = service["spec"]["rayClusterConfig"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == "r:1"
+    assert cluster["authOptions"]["secretName"] == "ts"
+    assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == ["w", "l4"]
+    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert (head["image"], head["resources"]["limits"]) == ("r/i:2", {"cpu": "1", "memory": "4Gi"})
+    volumes = cluster["workerGroupSpecs"][0]["template"]["spec"]["volumes"]
+    assert [next(iter(volume)) for volume in volumes] == ["name", "name"]
+    assert volumes[0]["secret"]["secretName"] == "db"
+    assert volumes[1]["persistentVolumeClaim"]["claimName"] == "store"
+
+
+def test_what_is_switched_off_is_not_there() -> None:
+    cluster = documents(render("--no-redis", "--no-token", "--bentos-in-image").stdout)[0]["spec"]["rayClusterConfig"]
+    assert not {"authOptions", "gcsFaultToleranceOptions"} & set(cluster)
+    assert "volumes" not in cluster["workerGroupSpecs"][0]["template"]["spec"]
+
+
+def test_the_command_stands_on_top_as_it_was_given_but_for_what_is_for_once() -> None:
+    text = render("--secret", "db", "--secret", "hf", "--no-token", "--no-autoscale", "--new-cluster").stdout
+    told = "#   ray-canary render --kuberay -f f.yaml --no-autoscale --secret db --secret hf --no-token\n"
+    assert told in text
+
+
+def test_written_over_with_other_weights_only_the_serve_config_differs() -> None:
+    render("-o", "m.yaml")
+    before = documents(Path("m.yaml").read_text())[0]["spec"]
+    edit("weight: 20", "weight: 35")
+    said = render("-o", "m.yaml").output
+    assert "Wrote m.yaml. Apply it with `kubectl apply -f m.yaml`." in said
+    after = documents(Path("m.yaml").read_text())[0]["spec"]
+    assert before.pop("serveConfigV2").replace("a: 20", "a: 35") == after.pop("serveConfigV2")
+    assert before == after
+
+
+def test_written_over_with_another_image_it_refuses_and_writes_nothing() -> None:
+    render("-o", "m.yaml", "--image", "i:1")
+    before = Path("m.yaml").read_text()
+    said = render("-o", "m.yaml", "--image", "i:2", code=2).output
+    assert "this would replace all pods" in said
+    assert "headGroupSpec.template.spec.containers.ray-head.image: 'i:1' -> 'i:2'" in said
+    assert "--new-cluster" in said
+    assert Path("m.yaml").read_text() == before
+
+
+def test_an_option_that_is_forgotten_replaces_no_pods() -> None:
+    render("-o", "m.yaml", "--workers", "w=8,32Gi")
+    assert "they stand on its top" in " ".join(render("-o", "m.yaml", code=2).output.split())
+
+
+def test_asked_for_a_new_cluster_it_writes_and_lets_kuberay() -> None:
+    render("-o", "m.yaml", "--image", "i:1")
+    render("-o", "m.yaml", "--image", "i:2", "--new-cluster")
+    assert documents(Path("m.yaml").read_text())[0]["spec"]["upgradeStrategy"] == {"type": "NewCluster"}
+    render("-o", "m.yaml", "--image", "i:2")
+    assert documents(Path("m.yaml").read_text())[0]["spec"]["upgradeStrategy"] == {"type": "None"}
+
+
+def test_a_canarys_new_secret_is_refused_until_it_is_mounted() -> None:
+    render("-o", "m.yaml")
+    edit("weight: 20", "weight: 20\n      secrets: [hf]")
+    assert "/etc/ray-canary/secrets/hf" in render("-o", "m.yaml", code=2).output
+    render("-o", "m.yaml", "--new-cluster")
+    edit("      secrets: [hf]\n", "")
+    assert "--secret NAME" in " ".join(render("-o", "m.yaml", code=2).output.split())
+    render("-o", "m.yaml", "--secret", "hf")
+
+
+@pytest.mark.parametrize("there", ["a: 1\n", "kind: Pod\n", "{", "", "- kind: RayService\n"])
+def test_what_is_no_rayservice_is_not_written_over(there: str) -> None:
+    Path("m.yaml").write_text(there)
+    assert "m.yaml: is there already, and is not a RayService" in render("-o", "m.yaml", code=2).output
+    assert Path("m.yaml").read_text() == there
+
+
+def test_another_deployments_rayservice_is_not_written_over() -> None:
+    render("-o", "m.yaml")
+    edit("name: summarization-blel", "name: other")
+    assert "is the RayService of 'summarization-blel'" in render("-o", "m.yaml", code=2).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--workers", "w"], "--workers: 'w' is not NAME=CPUS,MEMORY"),
+        (["--workers", "w=1,1Gi", "--workers", "w=2,1Gi"], "the group 'w' is given twice"),
+        (["--head", "big"], "--head: 'big' is not CPUS,MEMORY"),
+        (["--workers", "w=1,4Gi"], "no worker has that (w: 1 CPU"),
+        (["--secret", "My_Secret"], "can't be the name of a Kubernetes Secret"),
+        (["-o", "no/such/folder/m.yaml"], "can't be written"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said_with_exit_code_2(arguments: list[str], said: str) -> None:
+    assert said in " ".join(render(*arguments, code=2).output.split())
+
+
+def test_without_a_kind_of_manifest_it_says_which_there_are() -> None:
+    result = CliRunner().invoke(cli, ["render", "-f", "f.yaml"])
+    assert result.exit_code == 2
+    assert "--kuberay" in result.output
