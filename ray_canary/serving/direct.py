@@ -91,9 +91,8 @@ class DirectTransport:
             return DirectCall(request, endpoint, self._again).start()
         going = None if _needs_handle(request) else self._going()
         if request.rest is not None or going is not None:
-            call: Call = DirectCall(request, None, self._again, going)
-        else:
-            call = self.by_handle.send(request)
+            return DirectCall(request, None, self._again, going)
+        call = self.by_handle.send(request)
         if endpoint is not None:
             self._overflow.append(call)
         return call
@@ -123,7 +122,9 @@ class DirectTransport:
             await asyncio.sleep(LOOK_EVERY_S)
         if refused and not self.routable:
             raise NotSent("its last replica has gone")
-        return self.by_handle.send(request)
+        call = self.by_handle.send(request)
+        self._overflow.append(call)
+        return call
 
     def _going(self) -> Endpoint | None:
         """Return a replica if every one is about to go."""
@@ -310,7 +311,11 @@ class DirectCall:
 
     def _begin(self, endpoint: Endpoint, connection: Connection) -> None:
         """Send the request, or begin to; let go of the replica where it doesn't travel this way."""
-        assert endpoint.secret is not None
+        if endpoint.secret is None:
+            # While this connection was made, another could not be: nothing goes there directly for a while.
+            connection.close()
+            self._release()
+            return
         request = self._request
         sent = False
         try:

@@ -256,15 +256,16 @@ class Dispatcher:
     ) -> Answer:
         # A question about a task is for one replica, which works on the task whether it is asked or not.
         apart = request.path in _HEALTH_PATHS or request.replica is not None
+        if not apart and (target.gate.holds or target.asleep):
+            # Only what has been read whole shows at once that its client has left; and a slot is for the work, not for
+            # a client that is slow to send. The place in the queue goes by the arrival all the same.
+            await request.read_whole()
         gate = OPEN if apart else target.gate
         place = gate.enter(clock.arrived, spare)
         target.in_flight += 1
         answered = False
         kept_s = 0.0
         try:
-            if gate.holds or target.asleep:
-                # Only what has been read whole shows at once that its client has left.
-                await request.read_whole()
             # A replica that drains still answers for its tasks, and one that has gone comes back no more.
             if request.replica is None:
                 await clock.wake(target, limit, counted=gate.holds)

@@ -63,6 +63,8 @@ class Conversation:
 
     async def write(self, frame: Frame) -> None:
         """Send a frame. Raises OSError if the other side has gone."""
+        if self._writer.is_closing():
+            raise ConnectionResetError("the other side has gone")  # What uvloop raises by itself is a RuntimeError.
         self._writer.write(_HEAD.pack(frame.kind, len(frame.content)) + frame.content)
         await self._writer.drain()
 
@@ -73,6 +75,10 @@ class Conversation:
             return Frame(Kind(kind), await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, OSError):
             return None
+
+    def cut(self) -> None:
+        """Close the connection now, whatever is still to be sent."""
+        self._writer.transport.abort()
 
     def end(self) -> None:
         """Close the connection, once all that was written is sent."""

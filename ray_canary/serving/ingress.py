@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,8 @@ FLUSH_EVERY_S = 1.0
 FIRST_LOOK_S = 3.0
 #: The same for targets that a change of the split brings; the replica takes no requests meanwhile.
 NEXT_LOOK_S = 0.1
+#: Seconds after which it is told again which way requests travel, though nothing has changed.
+TELL_AGAIN_S = 30.0
 
 
 class Ingress:
@@ -59,6 +62,7 @@ class Ingress:
         self._access = TokenWatch()
         self._access_log = AccessLog()
         self._told: dict[str, str] = {}
+        self._told_at = 0.0
         self._watching: asyncio.Task[None] | None = None
         gate = Gate(self._access.tokens)
         self._pass_through = PassThrough(self._in_force, request_id, self._recorder, gate, node_address, hold_back)
@@ -129,14 +133,15 @@ class Ingress:
 
     async def _tell_ways(self, dispatcher: Dispatcher) -> None:
         now = {key: target.transport.way for key, target in dispatcher.targets.items()}
-        if now == self._told:
+        # Again now and then: another ingress replica may have told otherwise, and be no more.
+        if now == self._told and time.monotonic() - self._told_at < TELL_AGAIN_S:
             return
         try:
             await asyncio.to_thread(ways.tell, GcsStore.here(), dispatcher.settings.deployment, now)
         except Exception as error:
             logger.warning("Which way requests travel could not be told, and will be told again: %r", error)
         else:
-            self._told = now
+            self._told, self._told_at = now, time.monotonic()
 
     def _in_force(self) -> Dispatcher:
         if self._dispatcher is None:

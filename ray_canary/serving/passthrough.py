@@ -97,7 +97,8 @@ async def read_request(
         Refused: the body is larger than `max_body_bytes` (413), or its Content-Length is none (400).
         Disconnected: the client left.
     """
-    headers: HeaderList = scope["headers"]
+    # The server adds to its own list what the client says in trailers, behind the body: those are no headers.
+    headers: HeaderList = list(scope["headers"])
     if _declared_size(headers) > max_body_bytes:
         raise _too_large(max_body_bytes)
     try:
@@ -258,7 +259,11 @@ class PassThrough:
                 return
             self._answered(dispatcher, answer, arrived)
             if answer.head.status == websocket.ACCEPTED:
-                await websocket.converse(answer, _headers(answer), connected, receive, send)
+                try:
+                    await websocket.converse(answer, _headers(answer), connected, receive, send)
+                except Broken as error:
+                    sentence = f"Bad Gateway: {answer.target.key} broke: {error}"
+                    await websocket.deny(scope, send, 502, sentence, _split_headers(answer.target.key, answer.reason))
             else:
                 await websocket.deny_as(scope, send, answer, _headers(answer))
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ray_canary.serving.dispatch import Answer
-from ray_canary.serving.frames import INTERNAL_ERROR, Conversation, Frame, Kind
+from ray_canary.serving.frames import ABNORMAL, INTERNAL_ERROR, Conversation, Frame, Kind
 from ray_canary.serving.http import Message, Receive, Scope, Send, send_error
 from ray_canary.serving.switchboard import Switchboard
 from ray_canary.serving.transport import Broken
@@ -17,6 +17,11 @@ logger = logging.getLogger("ray.serve")
 
 #: The status by which a replica says that its app has accepted: 101 Switching Protocols.
 ACCEPTED: Final = 101
+
+#: Seconds that a replica may take to connect back, which it does before its app accepts.
+CONNECT_S: Final = 5.0
+#: Seconds for which a replica that has gone may still be heard.
+LAST_WORDS_S: Final = 5.0
 
 _SUBPROTOCOL: Final = b"sec-websocket-protocol"
 #: Said to the client when there is no close code of the app's to say: RFC 6455, section 7.4.1.
@@ -92,15 +97,20 @@ async def converse(
     1. The app closes, or ends: the client gets its code.
     2. The client closes, or has gone: the app gets `websocket.disconnect` with the code, and may end in peace.
     3. The replica breaks: the client gets 1011.
+
+    Raises:
+        Broken: the replica never connected. Nothing was said to the client.
     """
     ours = [header for header in headers if header[0] != _SUBPROTOCOL]
     chosen = next((value.decode() for name, value in headers if name == _SUBPROTOCOL), None)
-    conversation = await connected
-    ended = asyncio.ensure_future(_end(answer))
+    ended: asyncio.Future[None] | None = None
     upwards: asyncio.Future[Any] | None = None
     downwards: asyncio.Future[Message] | None = None
+    conversation: Conversation | None = None
     complete = False
     try:
+        conversation = await _conversation(connected)
+        ended = asyncio.ensure_future(_end(answer, conversation))
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": ours})
         upwards = asyncio.ensure_future(_upwards(receive, conversation))
         downwards = asyncio.ensure_future(_downwards(conversation, send))
@@ -109,6 +119,7 @@ async def converse(
             # The client has gone; what the app still says is read, so that it can end, and goes nowhere.
             downwards.cancel()
             await _drain(conversation, ended)
+            await upwards
         else:
             closing = await downwards
             if closing is _BROKE:
@@ -119,26 +130,40 @@ async def converse(
         await ended
         complete = True
     finally:
-        for each in (upwards, downwards):
+        for each in (upwards, downwards, ended):
             if each is not None:
                 each.cancel()
         if not complete:
             answer.call.cancel()
-        ended.cancel()
-        conversation.end()
+        if conversation is not None:
+            conversation.end()
         answer.end()
+
+
+async def _conversation(connected: "asyncio.Future[Conversation]") -> Conversation:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return await connected
+    except TimeoutError:
+        raise Broken(f"the replica did not connect back within {CONNECT_S:g} seconds") from None
 
 
 async def _upwards(receive: Receive, conversation: Conversation) -> None:
     """Pass the client's messages to the app, the one that says that it has gone last."""
-    while True:
-        message = await receive()
-        if message["type"] == "websocket.connect":
-            continue
+    last = False
+    try:
+        while not last:
+            message = await receive()
+            last = message["type"] == "websocket.disconnect"
+            if message["type"] == "websocket.connect":
+                continue
+            with suppress(OSError):
+                await conversation.write(Frame.of(message))
+    except Exception:
+        # Whatever the server has raised, its client won't be heard any more.
         with suppress(OSError):
-            await conversation.write(Frame.of(message))
-        if message["type"] == "websocket.disconnect":
-            return
+            await conversation.write(Frame.close(ABNORMAL))
+        raise
 
 
 async def _downwards(conversation: Conversation, send: Send) -> Message:
@@ -167,8 +192,11 @@ async def _read_all(conversation: Conversation) -> None:
         pass
 
 
-async def _end(answer: Answer) -> None:
+async def _end(answer: Answer, conversation: Conversation) -> None:
     """Wait until the app has ended, or its replica, or until Serve has cancelled the call of a client that has gone."""
-    with suppress(Broken):
+    try:
         async for _ in answer.call.body():
             pass
+    except Broken:
+        # A replica that dies closes its connections; a node that vanishes closes none.
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, conversation.cut)

@@ -947,6 +947,69 @@ def test_a_connection_that_is_not_made_in_time_is_given_up(monkeypatch: pytest.M
     asyncio.run(whole())
 
 
+def test_who_is_connecting_while_another_is_refused_goes_by_handle_and_leaves_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        (endpoint,) = transport._introduced()
+        endpoint._idle.clear()
+        real, made, go = Endpoint.connect, [], asyncio.Event()
+
+        async def connect(self: Endpoint) -> Connection:
+            made.append(await real(self))
+            await go.wait()
+            if len(made) == 1:
+                return made[0]
+            raise OSError("no more files")
+
+        monkeypatch.setattr(Endpoint, "connect", connect)
+        first = asyncio.ensure_future(transport.send(request()).head())
+        while not made:
+            await asyncio.sleep(0.001)
+        endpoint.secret = None
+        go.set()
+        assert (await first).body == head().body
+        assert not made[0].usable
+        assert endpoint.in_flight == 0
+        end(transport)
+
+    run(echo, test)
+
+
+def test_a_large_upload_that_found_no_place_is_served_before_what_comes_after_its_end() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        by_handle: Any = transport.by_handle
+        calls = [transport.send(request()) for _ in range(LIMIT)]
+        client = Client()
+        upload = transport.send(client.request(b"first"))
+        client.send(b", last", more=False)
+        await upload.head()
+        by_handle.undecided_calls += by_handle.calls
+        await calls[0].head()
+        assert not isinstance(transport.send(request()), DirectCall), "there is a place, and somebody waits for it"
+        by_handle.undecided_calls.clear()
+        assert isinstance(transport.send(request()), DirectCall)
+        for call in calls[1:]:
+            await call.head()
+
+    run(echo, test)
+
+
+def test_a_replica_that_lives_and_is_slow_to_read_is_not_taken_for_one_that_has_vanished() -> None:
+    """Linux counts a peer that reads nothing as silent in `TCP_USER_TIMEOUT`, though it answers all probes."""
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        (endpoint,) = transport._introduced()
+        made = await endpoint.connect()
+        assert made._transport is not None
+        connected = made._transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        made.close()
+
+    run(echo, test)
+
+
 def test_a_replica_whose_limit_changes_is_the_same_replica() -> None:
     async def test(transport: DirectTransport, replica: Replica) -> None:
         call = transport.send(request())

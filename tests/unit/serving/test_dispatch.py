@@ -3,7 +3,7 @@
 import asyncio
 import pickle
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -672,6 +672,33 @@ def test_a_client_that_leaves_gives_its_place_up() -> None:
         await asyncio.wait({waiting})
         assert gate.places[0].left
         assert here.in_flight == 0
+
+    run(test())
+
+
+def test_a_body_that_is_slow_to_come_holds_no_place_in_the_queue_until_it_is_there() -> None:
+    async def test() -> None:
+        here, gate = queueing()
+        more = asyncio.Event()
+
+        async def rest() -> AsyncIterator[bytes]:
+            await more.wait()
+            yield b"last"
+
+        slow = request(body=b"first, ")
+        slow.rest = rest()
+        waiting = asyncio.ensure_future(answer(here, slow, spent_s=1))
+        quick = asyncio.ensure_future(answer(here))
+        await started(quick, gate)
+        assert len(gate.places) == 1
+        gate.places[0].told.set_result(None)
+        await quick
+        more.set()
+        await started(waiting, gate, 2)
+        assert gate.places[1].arrived < gate.places[0].arrived, "it is where it would be had it been sent at once"
+        gate.places[1].told.set_result(None)
+        await waiting
+        assert here.transports["main"].calls[1].request.body == b"first, last"
 
     run(test())
 

@@ -106,6 +106,23 @@ SERVES_OWN = (
 )
 
 
+def test_what_a_client_says_behind_its_body_is_no_header_and_no_key() -> None:
+    """Uvicorn adds trailers to the list of headers of a request that is being read."""
+    here = keyed_by("x-user-id")
+    headers: HeaderList = [(b"host", b"me")]
+    asking = Client(b"part", b"end")
+
+    async def receive() -> Message:
+        message = await asking.receive()
+        if not message["more_body"]:
+            headers.extend([(b"x-user-id", b"from-trailer"), (b"x-forwarded-user", b"admin")])
+        return message
+
+    run(here.app(http_scope(headers=headers), receive, asking.send))
+    assert received(here).headers == [(b"host", b"me"), (b"x-request-id", b"serves-id")]
+    assert here.records == [("main", "no-key", 200)]
+
+
 def test_headers_that_steer_serve_do_not_get_through_and_the_request_id_is_serves() -> None:
     here = world()
     run(here.get(headers=[(name, b"forged") for name in SERVES_OWN] * 2))

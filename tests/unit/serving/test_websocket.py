@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 
 from ray_canary.serving import switchboard, websocket
 from ray_canary.serving.frames import Conversation, Frame, Kind
@@ -21,7 +22,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def live(test: Callable[[Switchboard], Awaitable[None]]) -> None:
-    """Run a test with a switchboard of its own."""
+    """Run a test with a switchboard of its own, on the event loop of Serve's replicas."""
 
     async def whole() -> None:
         board = Switchboard(LOCAL)
@@ -31,7 +32,8 @@ def live(test: Callable[[Switchboard], Awaitable[None]]) -> None:
         finally:
             await board.close()
 
-    asyncio.run(whole())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
 
 
 class Served:
@@ -126,6 +128,29 @@ def test_an_app_that_ends_closes_with_a_code(app: App, code: int) -> None:
     live(test)
 
 
+def test_an_app_that_sends_to_a_client_that_has_gone_meets_no_error() -> None:
+    ended = asyncio.Event()
+    gone: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+        gone.append(await receive())
+        for _ in range(100):
+            await send({"type": "websocket.send", "text": "for nobody"})
+            await asyncio.sleep(0)
+        ended.set()
+
+    async def test(board: Switchboard) -> None:
+        async with serve(board, app) as served:
+            served.conversation.cut()
+            await ended.wait()
+            await served.ended()
+
+    live(test)
+    assert [message["type"] for message in gone] == ["websocket.disconnect"]
+
+
 class Dying:
     """The call of a replica that dies once its connection has ended."""
 
@@ -181,6 +206,88 @@ def test_a_replica_that_ends_without_a_close_is_warned_of_though_the_client_has_
     live(test)
     assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", code)
     assert [record.getMessage() for record in caplog.records] == warnings
+
+
+class Lost(Dying):
+    """The call of a replica whose node vanishes, and closes no connection."""
+
+
+class Unconnected(Dying):
+    """The call of a replica that accepts, and never connects back."""
+
+    cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+async def silent() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_a_replica_whose_node_vanishes_ends_its_websocket_with_1011(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "LAST_WORDS_S", 0.05)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def test(board: Switchboard) -> None:
+        answer: Any = SimpleNamespace(target=SimpleNamespace(key="a"), call=Lost(), end=lambda: None)
+        async with board.line(()) as (line, connected):
+            replica = await switchboard.connect(line)
+            await replica.write(Frame(Kind.TEXT, b"last words"))
+            await websocket.converse(answer, [], connected, silent, send)
+            replica.end()
+
+    live(test)
+    assert [message.get("text") or message.get("code") for message in sent[1:]] == ["last words", 1011]
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["it is given up", "its client leaves"])
+def test_a_replica_that_never_connects_back_keeps_no_place(leaves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "CONNECT_S", 60 if leaves else 0.05)
+    call, places = Unconnected(), [1]
+
+    async def test(board: Switchboard) -> None:
+        answer: Any = SimpleNamespace(target=SimpleNamespace(key="a"), call=call, end=places.pop)
+        async with board.line(()) as (_, connected):
+            carried = asyncio.ensure_future(websocket.converse(answer, [], connected, silent, nothing))
+            await asyncio.sleep(0)
+            if leaves:
+                carried.cancel()
+            with pytest.raises(asyncio.CancelledError if leaves else Broken):
+                await carried
+
+    live(test)
+    assert (call.cancelled, places) == (True, [])
+
+
+async def nothing(message: Message) -> None:
+    raise AssertionError(f"nothing may be said to the client: {message}")
+
+
+def test_an_app_is_told_when_the_server_can_hear_its_client_no_more() -> None:
+    async def receive() -> Message:
+        raise RuntimeError("the server failed")
+
+    async def test(board: Switchboard) -> None:
+        SEEN.clear()
+        async with board.line(()) as (line, connected):
+            parts = Socket(Request("GET", "/ws", b"/ws", b"", [], b"", line=line), "s:1").run(echo)
+            assert (await anext(parts)).status == 101  # type: ignore[union-attr]
+            call = SimpleNamespace(body=lambda: parts, cancel=lambda: None)
+            answer: Any = SimpleNamespace(target=SimpleNamespace(key="a"), call=call, end=lambda: None)
+            with pytest.raises(RuntimeError, match="the server failed"):
+                await websocket.converse(answer, [], connected, receive, accepted)
+        assert [message["code"] for message in SEEN] == [1006]
+
+    live(test)
+
+
+async def accepted(message: Message) -> None:
+    assert message["type"] == "websocket.accept"
 
 
 async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
