@@ -11,6 +11,8 @@ import psutil
 from tests.benchmarks.results import Figure, Sample
 
 _MB = 1e6
+#: What a request costs, in CPU time.
+COSTS = (Figure.INGRESS_CPU, Figure.VERSIONS_CPU, Figure.ELSE_CPU)
 #: Written to `clear_refs`, it makes the kernel forget how large a process once was.
 _FORGET_PEAK = "5"
 
@@ -35,6 +37,7 @@ def metered(side: Side, load: Callable[[], Sample]) -> Sample:
     if sample.done:
         found |= {Figure.INGRESS_CPU: ingress / sample.done * 1000} if side.ingress else {}
         found |= {Figure.VERSIONS_CPU: versions / sample.done * 1000} if side.versions else {}
+        found |= {Figure.ELSE_CPU: max(0.0, busy - ingress - versions) / sample.done * 1000}
     return sample.model_copy(update={"values": {**sample.values, **found}})
 
 

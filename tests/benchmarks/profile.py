@@ -21,7 +21,7 @@ _RATE: Final = 100
 _SECONDS: Final = 10
 #: wrk starts before py-spy has found its way into the process, and goes on until it is done.
 _AROUND_S: Final = 3
-_LOAD: Final = Load(32)
+_LOADS: Final = {cells.BENTOS: Load(32), cells.TRIVIAL: cells.TRIVIAL_LOAD, cells.DEFAULTS: cells.TRIVIAL_LOAD}
 
 OTHERS: Final = "others"
 LOOP: Final = "the event loop"
@@ -38,18 +38,21 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def run(settings: Settings, home: Path, folder: Path) -> Group:
-    """Look into one replica of each kind, one after the other, each under load from 32 connections."""
+    """Look into one replica of each kind, in each stage, one after the other, each under load."""
     seconds = max(_SECONDS, settings.seconds)
     own = folder / NAME  # Another stage has used what lies in the folder itself.
     own.mkdir()
-    with cells.BENTOS.start(home, own) as sides:
-        canary, plain = sides[cells.TWO], sides[cells.PLAIN]
-        looked_at = {
-            "an ingress replica": (canary.url, canary.ingress[0]),
-            "a version's replica": (canary.url, canary.versions[0]),
-            "a replica of plain Serve": (plain.url, plain.versions[0]),
-        }
-        found = {name: shares(recorded(url, pid, seconds)) for name, (url, pid) in looked_at.items()}
+    found: dict[str, Mapping[str, float]] = {}
+    for stage, load in _LOADS.items():
+        with stage.start(home, own) as sides:
+            canary, plain = sides[cells.TWO], sides[cells.PLAIN]
+            looked_at = {
+                "an ingress replica": (canary.url, canary.ingress[0]),
+                "a version's replica": (canary.url, canary.versions[0]),
+                "a replica of plain Serve": (plain.url, plain.versions[0]),
+            }
+            for name, (url, pid) in looked_at.items():
+                found[f"{stage.name}, {name}"] = shares(recorded(load, url, pid, seconds))
     return Group(name=NAME, cells=[_cell(name, owners) for name, owners in found.items()])
 
 
@@ -60,11 +63,11 @@ def _cell(name: str, owners: Mapping[str, float]) -> Measured:
     return Measured(name=name, base="", samples=samples)
 
 
-def recorded(url: str, pid: int, seconds: int) -> Iterator[str]:
+def recorded(load: Load, url: str, pid: int, seconds: int) -> Iterator[str]:
     """Yield the stacks that py-spy sees of a process at work under load, each with how often."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as background:
         stacks = Path(folder) / "stacks"
-        loaded = background.submit(send_load, _LOAD, url, seconds + 2 * _AROUND_S)
+        loaded = background.submit(send_load, load, url, seconds + 2 * _AROUND_S)
         command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--full-filenames"]
         options = ["-d", str(seconds), "-r", str(_RATE), "-f", "raw", "-o", str(stacks), "-p", str(pid)]
         subprocess.run([*command, *options], check=True, capture_output=True)

@@ -16,6 +16,7 @@ class Figure(StrEnum):
     P99 = "p99, ms"
     INGRESS_CPU = "CPU-seconds of the ingress per 1,000 requests"
     VERSIONS_CPU = "CPU-seconds of the versions per 1,000 requests"
+    ELSE_CPU = "CPU-seconds of all else per 1,000 requests"
     BUSY = "busy cores of the machine"
     PEAK = "highest RSS of an ingress replica, MB"
     GROWTH = "growth of all ingress replicas together, MB"
@@ -97,8 +98,12 @@ class Results(BaseModel):
         found = (cell for each in self.groups if each.name == group for cell in each.cells if cell.name == name)
         return next(found, None)
 
+    def rounds_of(self, group: str, name: str, side: str, figure: Figure) -> list[float]:
+        """Return a side's numbers, round by round; none if it wasn't measured."""
+        cell = self.cell(group, name)
+        return [one.values[figure] for one in cell.samples.get(side, ()) if figure in one.values] if cell else []
+
     def median(self, group: str, name: str, side: str, figure: Figure) -> float | None:
         """Return a median; None if it wasn't measured."""
-        cell = self.cell(group, name)
-        spread = cell.spread(side, figure) if cell else None
-        return spread.median if spread else None
+        found = self.rounds_of(group, name, side, figure)
+        return median(found) if found else None
