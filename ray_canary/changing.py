@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ray_canary import deployment, edits, screens, yamlfile
+from ray_canary import deployment, edits, lookup, screens, yamlfile
 from ray_canary.errors import ConfigError
 from ray_canary.history import differences, history_of
 from ray_canary.options import address as _address
@@ -61,7 +61,7 @@ def promote(name: str, version: str, file: str | None, now: bool, timeout: float
     It gets main's share beside its own. None of its replicas restarts, its users stay on it, and every other version
     runs on as it does. Main's old version goes; `rollback` brings it back.
     """
-    live = deployment.accepted(deployment.get(name, address).live)
+    live = lookup.accepted(deployment.get(name, address).live)
 
     def edit(data: Mapping[str, Any]) -> dict[str, Any]:
         if is_promoted(live, version) or _has_arm(data, live.settings.targets[version].arm):

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from ray_canary import __version__, changing, deployment, planning, screens
+from ray_canary import __version__, changing, deployment, lookup, planning, screens
 from ray_canary.console_command import console
 from ray_canary.description import describe
 from ray_canary.errors import ConfigError, RayCanaryError
@@ -193,7 +193,7 @@ def explain_(
     """Say why a request goes where it goes."""
     if sum(given is not None for given in (key, header, query)) != 1:
         raise click.UsageError("Give one of --key, --header and --query.")
-    live = deployment.accepted(deployment.get(name, address).live)
+    live = lookup.accepted(deployment.get(name, address).live)
     told = explain(live, key=key, header=header, query=query)
     if output == "table":
         screens.explanation(told)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_canary import edits
-from ray_canary.deployment import find
 from ray_canary.errors import NotFound
+from ray_canary.lookup import find
 from ray_canary.plan import MAIN, leaf_differences
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.revisions import Revision, Revisions

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from ray_canary import deployment, screens
+from ray_canary import lookup, screens
 from ray_canary.errors import ClusterError, ConfigError
 from ray_canary.events import Event, events_of
 from ray_canary.legal import did_you_mean
@@ -83,7 +83,7 @@ def logs(
     """
     oldest = time.time() - since(ago)
     cluster = Cluster(address)
-    owners = _owners(deployment.find(cluster, name), version)
+    owners = _owners(lookup.find(cluster, name), version)
     found = _chosen(actors.replicas(cluster, frozenset(owners)), owners, replica, previous)
     show = _as_json if output == "json" else _as_text
     if follow:
@@ -113,7 +113,7 @@ def events(name: str, version: str | None, follow: bool, address: str | None, ou
     cluster = Cluster(address)
     shown: list[Event] = []
     while True:
-        live = deployment.find(cluster, name)
+        live = lookup.find(cluster, name)
         owners = _owners(live, version)
         found = [one for one in events_of(cluster, live, owners) if one not in shown]
         if output == "table":

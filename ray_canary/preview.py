@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ray_canary.deployment import WeightChange
 from ray_canary.errors import DoesNotFit
 from ray_canary.plan import Plan, leaf_differences
 from ray_canary.serving import fitting, rollout, supply
@@ -12,6 +11,7 @@ from ray_canary.serving.adoption import adopt
 from ray_canary.serving.changes import Change, restarts
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.state import Live, OnCluster
+from ray_canary.weights import WeightChange
 
 
 @dataclass(frozen=True)

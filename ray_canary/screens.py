@@ -12,7 +12,6 @@ from rich.text import Text
 
 from ray_canary import nodelabels, requirements
 from ray_canary.access import Issued
-from ray_canary.deployment import WeightChange
 from ray_canary.history import History
 from ray_canary.instances import Catalogue
 from ray_canary.plan import DependenciesPlan, Plan
@@ -23,6 +22,7 @@ from ray_canary.serving.revisions import Revision
 from ray_canary.serving.rollout import Progress
 from ray_canary.serving.state import Live
 from ray_canary.tokens import Token
+from ray_canary.weights import WeightChange
 
 #: Columns where nothing says how wide the screen is: in a log or a pipe, a table should not be folded.
 _WIDE = 160

@@ -9,7 +9,7 @@ import click
 from rich.live import Live as Screen
 from rich.table import Table
 
-from ray_canary import deployment
+from ray_canary import lookup
 from ray_canary.errors import ClusterError
 from ray_canary.options import address as _address
 from ray_canary.options import output as _output
@@ -43,7 +43,7 @@ def top(name: str, interval: float, once: bool, prometheus: str | None, address:
     the ingress replicas started; CPU is in percent of one core.
     """
     cluster = Cluster(address)
-    deployment.find(cluster, name)
+    lookup.find(cluster, name)
     source = _asked(Prometheus(prometheus), name, interval) if prometheus else _looked(cluster, name, interval)
     if output != "table":
         data(_plain(source()), output)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_canary import access, deployment
+from ray_canary import access, deployment, lookup
 from ray_canary.bentos import BentoStore, store_path
 from ray_canary.config import DeploymentFile, parse
 from ray_canary.console.desk import Desk
@@ -43,7 +43,7 @@ class Choices:
 
 def live(desk: Desk, name: str) -> Live:
     """Return a Deployment as it is. Raises NotFound, or ConfigError if its ingress refuses its user_config."""
-    return deployment.accepted(deployment.find(desk.cluster(), name))
+    return lookup.accepted(lookup.find(desk.cluster(), name))
 
 
 def services(found: Live) -> dict[str, tuple[str, ...]]:
@@ -61,7 +61,7 @@ def previewed(desk: Desk, data: Mapping[str, Any]) -> Preview:
     """Return what saving would do. Raises what `ray-canary plan` raises."""
     cluster = desk.cluster()
     file = parse(data, "the draft")
-    return preview(_planned(file, deployment.find(cluster, file.name)), cluster)
+    return preview(_planned(file, lookup.find(cluster, file.name)), cluster)
 
 
 def save(desk: Desk, draft: Draft, token: str, report: Report, notice: Notice) -> None:
@@ -85,7 +85,7 @@ def save(desk: Desk, draft: Draft, token: str, report: Report, notice: Notice) -
 
 def _planned(file: DeploymentFile, before: Live) -> Plan:
     """Resolve a draft. A path or a URL stands for what runs: nobody builds a Bento by a click in a browser."""
-    return deployment.plan(file, pinned=deployment.known(before))
+    return deployment.plan(file, pinned=lookup.known(before))
 
 
 def history(desk: Desk, name: str) -> History:

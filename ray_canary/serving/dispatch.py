@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from ray_canary.keys import header_key, query_key
+from ray_canary.serving.clock import Clock, NeverWoke
 from ray_canary.serving.gate import OPEN, Closed, Full, Place
 from ray_canary.serving.settings import MAIN, IngressSettings
 from ray_canary.serving.targets import Target
@@ -161,7 +162,7 @@ class Dispatcher:
             return await self._ask_about(task, request, arrived, pinned)
         key, reason = (pinned, Reason.PINNED) if pinned is not None else self.choose(request)
         target = self.targets[key]
-        clock = _Clock(arrived)
+        clock = Clock(arrived)
         elsewhere = key != MAIN and reason is not Reason.PINNED
         failure, status = f"{key} is not ready", 503
         if target.ready or (target.keeps_requests and not elsewhere):
@@ -169,7 +170,7 @@ class Dispatcher:
                 return await self._send(target, reason, request, clock)
             except NotSent as error:
                 failure = f"{key} took no request: {error}"
-                status = 504 if isinstance(error, _NeverWoke) else 503
+                status = 504 if isinstance(error, NeverWoke) else 503
                 request = request.again()
         if elsewhere:
             return await self._fail_over(request, clock, key)
@@ -185,7 +186,7 @@ class Dispatcher:
             raise Unanswered(404, sentence, pinned or MAIN, reason)
         request.replica = task.place.replica
         try:
-            return await self._send(self.targets[key], reason, request, _Clock(arrived))
+            return await self._send(self.targets[key], reason, request, Clock(arrived))
         except Gone:
             replica = f"replica {task.place.replica} of {key}"
             sentence = f"Not Found: {replica} had this task and has gone, and its tasks and their results with it"
@@ -199,7 +200,7 @@ class Dispatcher:
         keys = self.targets if pinned is None else [pinned]
         return next((key for key in keys if self.targets[key].transport.place == place), None)
 
-    async def _fail_over(self, request: Request, clock: "_Clock", meant_for: str) -> Answer:
+    async def _fail_over(self, request: Request, clock: Clock, meant_for: str) -> Answer:
         main = self.targets[MAIN]
         if not (main.ready and (main.gate.holds or main.has_room(self.settings.ingress_replicas))):
             failure = f"{meant_for} is not ready, and main has no room for its requests"
@@ -221,7 +222,7 @@ class Dispatcher:
         return Unanswered(status, sentence, meant_for, reason)
 
     async def _send(
-        self, target: Target, reason: Reason, request: Request, clock: "_Clock", *, spare: bool = False
+        self, target: Target, reason: Reason, request: Request, clock: Clock, *, spare: bool = False
     ) -> Answer:
         """Get an answer from `target`, within its time; a `spare` request takes only room that nobody waits for.
 
@@ -252,7 +253,7 @@ class Dispatcher:
             raise Unanswered(502, f"Bad Gateway: {target.key} broke: {error}", target.key, reason) from error
 
     async def _try(
-        self, target: Target, reason: Reason, request: Request, clock: "_Clock", limit: asyncio.Timeout, spare: bool
+        self, target: Target, reason: Reason, request: Request, clock: Clock, limit: asyncio.Timeout, spare: bool
     ) -> Answer:
         # A question about a task is for one replica, which works on the task whether it is asked or not.
         apart = request.path in _HEALTH_PATHS or request.replica is not None
@@ -326,46 +327,6 @@ class Dispatcher:
 
 class _QueueMoved(NotSent):
     """The target goes on with another queue, or without one."""
-
-
-class _NeverWoke(NotSent):
-    """No replica of a target at zero started in time."""
-
-
-class _Clock:
-    """How long a request has taken, in loop time: from its arrival, but not while it wakes a target."""
-
-    def __init__(self, arrived: float) -> None:
-        self.arrived = arrived
-        #: Since when the request's time runs.
-        self.since = arrived
-        #: Whether it stands still now, because a target has to start first.
-        self.stands = False
-        self._woke = False
-
-    async def wake(self, target: Target, limit: asyncio.Timeout, *, counted: bool) -> None:
-        """Wait until `target` has a replica, if it stands at zero, and let the request's time begin then.
-
-        That happens once in a request's life, so that no version can keep it for ever by coming and going.
-        """
-        if not target.asleep:
-            return
-        if self._woke:
-            await target.awake(counted)
-            return
-        loop = asyncio.get_running_loop()
-        self._woke = self.stands = True
-        limit.reschedule(loop.time() + target.settings.cold_start_timeout_s)
-        await target.awake(counted)
-        self.stands = False
-        self.since = loop.time()
-        limit.reschedule(self.since + target.settings.timeout_s)
-
-    def never_woke(self, target: Target) -> _NeverWoke:
-        """Say that no replica has started in time; the time of the request begins now, for whoever else answers it."""
-        self.stands = False
-        self.since = asyncio.get_running_loop().time()
-        return _NeverWoke(f"no replica has started within {target.settings.cold_start_timeout_s:g} seconds")
 
 
 def _is_system(request: Request) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_canary import config, deployment
+from ray_canary import config, guarded
 from ray_canary.errors import Conflict
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
@@ -37,7 +37,7 @@ def test_a_config_that_was_rendered_has_an_owner_and_one_that_was_built_has_none
 
 def test_a_change_of_it_is_refused_with_who_and_what_to_do(owned: Config) -> None:
     with pytest.raises(Conflict) as refused:
-        deployment._check_owner(shape.deployed(owned), NAME, "weights a=1")
+        guarded.check_owner(shape.deployed(owned), NAME, "weights a=1")
     said = str(refused.value)
     assert f"RayService {NAME} keeps this cluster's Serve config" in said
     assert f"undo `weights a=1` of {NAME}" in said
@@ -46,7 +46,7 @@ def test_a_change_of_it_is_refused_with_who_and_what_to_do(owned: Config) -> Non
 
 def test_a_change_of_any_other_deployment_is_refused_too(owned: Config) -> None:
     with pytest.raises(Conflict):
-        deployment._check_owner(shape.deployed(owned), "other", "deploy")
+        guarded.check_owner(shape.deployed(owned), "other", "deploy")
 
 
 def test_it_is_refused_even_where_the_ingress_refuses_the_config(owned: Config) -> None:
@@ -55,9 +55,9 @@ def test_it_is_refused_even_where_the_ingress_refuses_the_config(owned: Config) 
     cluster = shape.deployed(owned)
     assert cluster.live()[NAME].rejected
     with pytest.raises(Conflict):
-        deployment._check_owner(cluster, NAME, "delete")
+        guarded.check_owner(cluster, NAME, "delete")
 
 
 def test_without_an_owner_nobody_is_refused(plan: Plan) -> None:
-    deployment._check_owner(shape.deployed(compile.serve_config(plan)), NAME, "weights a=1")
-    deployment._check_owner(shape.deployed({"applications": []}), NAME, "deploy")
+    guarded.check_owner(shape.deployed(compile.serve_config(plan)), NAME, "weights a=1")
+    guarded.check_owner(shape.deployed({"applications": []}), NAME, "deploy")

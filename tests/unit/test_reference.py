@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_canary import config, metrics, reference
+from ray_canary import config, file_keys, metrics, reference
 from ray_canary.bentos import BentoStore
+from ray_canary.file_keys import SERVICE, VERSION, Key, Restarts
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
-from ray_canary.reference import SERVICE, VERSION, Key, Restarts
 from ray_canary.resolving import resolve
 from ray_canary.serving import compile
 from ray_canary.serving.changes import Effect, changes
@@ -122,7 +122,7 @@ BESIDE: Mapping[str, Mapping[str, Any]] = {
     "ray.standalone": {"envs": [{"name": "INHERITED", "value": "1"}]},
 }
 
-KEYS = reference.keys()
+KEYS = file_keys.keys()
 #: The service that an edit is made of, where it isn't the inner one: only the entry service meets a waiting request.
 EDITED: Mapping[str, str] = {f"{SERVICE}.cold_start_timeout": "Entry"}
 SERVICE_KEYS = [key for key in KEYS if key.path.startswith(f"{SERVICE}.")]
@@ -315,10 +315,10 @@ def test_every_key_has_two_values_to_try_and_no_value_is_without_a_key() -> None
 
 def test_every_row_of_the_table_speaks_of_a_key() -> None:
     unused = [
-        pattern for pattern, _ in reference._EFFECTS if not any(reference._matches(pattern, key.path) for key in KEYS)
+        pattern for pattern, _ in file_keys._EFFECTS if not any(file_keys._matches(pattern, key.path) for key in KEYS)
     ]
     assert unused == []
-    assert set(reference._LEFT_OUT) <= {key.path for key in KEYS}
+    assert set(file_keys._LEFT_OUT) <= {key.path for key in KEYS}
 
 
 def test_a_key_that_the_table_forgets_is_an_error() -> None:
