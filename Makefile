@@ -27,7 +27,8 @@ soak: $(READY)
 
 # Faults under load, and who feels them: prints the table of docs/operations.md. Ten minutes.
 chaos: $(READY)
-	$(BIN)/python -m pytest -m chaos -s tests/e2e/test_chaos.py tests/e2e/test_chaos_nodes.py
+	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -y -qq iproute2; }
+	$(BIN)/python -m pytest -m chaos -s tests/e2e/test_chaos.py tests/e2e/test_chaos_nodes.py tests/e2e/test_chaos_network.py
 
 # What ray-canary costs, beside its alternatives: writes docs/benchmarks.md. It needs a quiet machine and half an hour;
 # RAY_CANARY_BENCH_ROUNDS=1 RAY_CANARY_BENCH_SECONDS=1 RAY_CANARY_BENCH_FOLDER=build try it out.

@@ -28,6 +28,9 @@ TRY_AGAIN_S: Final = 10.0
 GONE_WITHIN_S: Final = 5.0
 #: Seconds between two looks at whether it has.
 LOOK_EVERY_S: Final = 0.05
+#: Seconds without an answer until it is looked whether a replica's node is there; looks that find it gone in a row.
+SILENT_S: Final = 4.0
+GONE_AFTER: Final = 2
 #: Paths that Serve answers itself wherever they come in.
 _SERVES_OWN: Final = "/-/"
 
@@ -88,13 +91,20 @@ class DirectTransport:
         """Start sending `request`; never waits."""
         endpoint = None if self._terms.by_handle or _needs_handle(request) else self._least_busy()
         if endpoint is not None and self._has_room(endpoint):
-            return DirectCall(request, endpoint, self._again).start()
+            return self._directly(request, endpoint)
         going = None if _needs_handle(request) else self._going()
         if request.rest is not None or going is not None:
             return DirectCall(request, None, self._again, going)
         call = self.by_handle.send(request)
         if endpoint is not None:
             self._overflow.append(call)
+        return call
+
+    def _directly(self, request: Request, endpoint: Endpoint) -> Call:
+        call = DirectCall(request, endpoint, self._again).start()
+        if not endpoint.watched:
+            endpoint.watched = True
+            self._in_background(self._watch(endpoint))
         return call
 
     async def _again(self, request: Request, failed: Endpoint | None) -> Call:
@@ -109,13 +119,12 @@ class DirectTransport:
         """
         for replica, endpoint in self._endpoints.items():
             if endpoint is failed and endpoint.secret is not None:
-                endpoint.secret = None
                 if endpoint.goes_until > 0:
                     self._in_background(self._look_after(replica, endpoint))
-                self._in_background(self._introduce(replica, endpoint, TRY_AGAIN_S))
+                self._leave_alone(replica, endpoint)
         refused = failed is not None and failed.goes_until > 0
         if refused and (other := _idlest(self._introduced())) is not None and self._has_room(other):
-            return DirectCall(request, other, self._again).start()
+            return self._directly(request, other)
         while self._going() and self.routable:
             if all(endpoint.dead for endpoint in self._endpoints.values()):
                 raise NotSent("its last replica has died")
@@ -189,6 +198,31 @@ class DirectTransport:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    def _leave_alone(self, replica: str, endpoint: Endpoint) -> None:
+        """Send nothing directly to a replica until it has been introduced again."""
+        endpoint.secret = None
+        self._in_background(self._introduce(replica, endpoint, TRY_AGAIN_S))
+
+    async def _watch(self, endpoint: Endpoint) -> None:
+        """End what a replica has when its node vanishes: no connection would say so, and no request is answered there.
+
+        Who only works for long, or drains, has a node that takes connections, or refuses them.
+        """
+        answered, gone = endpoint.answered, 0
+        try:
+            while endpoint.in_flight and gone < GONE_AFTER:
+                await asyncio.sleep(SILENT_S)
+                silent, answered = endpoint.answered == answered, endpoint.answered
+                gone = gone + 1 if silent and endpoint.in_flight and not await endpoint.reachable() else 0
+        finally:
+            endpoint.watched = False
+        if gone == GONE_AFTER:
+            logger.warning("%s can't be reached any more; what it had has failed", endpoint.address)
+            endpoint.lose()
+            for replica, known in self._endpoints.items():
+                if known is endpoint and endpoint.secret is not None:
+                    self._leave_alone(replica, endpoint)
 
     async def _look_after(self, replica: str, endpoint: Endpoint) -> None:
         """Ask a replica that refuses connections whether it still runs.

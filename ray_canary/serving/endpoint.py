@@ -1,6 +1,7 @@
 """One replica as the direct way sees it: where it listens, and the connections to it."""
 
 import asyncio
+import errno
 import time
 from typing import Final
 
@@ -12,6 +13,7 @@ from ray_canary.serving.transport import Address
 IDLE_S: Final = 3.0
 #: Seconds that one attempt to connect may take.
 CONNECT_S: Final = 2.0
+_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN})
 
 
 class Endpoint:
@@ -25,8 +27,13 @@ class Endpoint:
         self.goes_until = 0.0
         #: Whether it did not answer a handle either.
         self.dead = False
+        #: How many requests it has answered to the end.
+        self.answered = 0
+        #: Whether somebody looks after what is under way there.
+        self.watched = False
         self._hosts = address.hosts
         self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
         self._closed = False
 
     async def connect(self) -> Connection:
@@ -40,8 +47,24 @@ class Endpoint:
                 failure = error
             else:
                 self._hosts = (host, *(other for other in self._hosts if other != host))
+                self._open.add(made)
                 return made
         raise failure
+
+    async def reachable(self) -> bool:
+        """Whether the replica's node says anything, be it that nobody listens there any more."""
+        try:
+            (await self.connect()).close()
+        except TimeoutError:
+            return False
+        except OSError as error:
+            return error.errno not in _UNREACHABLE
+        return True
+
+    def lose(self) -> None:
+        """End what is under way: the replica's node has vanished."""
+        for connection in list(self._open):
+            connection.end("its node can't be reached")
 
     async def greet(self, secret: bytes) -> None:
         """Open a first connection, and see whether this secret opens the door. Raises OSError or `Broken`."""
@@ -89,10 +112,12 @@ class Endpoint:
 
     def _ended(self, connection: Connection) -> None:
         if not connection.usable:
+            self._open.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
         elif self._closed:
             connection.close()
         else:
+            self.answered += 1
             connection.idle_since = time.monotonic()
             self._idle.append(connection)

@@ -184,6 +184,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def end(self, why: str) -> None:
+        """Close it, and tell an exchange that is under way why."""
+        exchange, self._exchange = self._exchange, None
+        self.close()
+        if exchange is not None:
+            exchange.lost(why)
+
     def close(self) -> None:
         """Close it; an exchange that is under way is lost, and the replica ends its work."""
         if self._transport is not None:

@@ -194,7 +194,7 @@ def nobody_else(row: Row) -> None:
     assert not row.failed["b"], row
 
 
-def as_the_file_says(chaos: Chaos, file: dict[str, Any]) -> None:
+def as_the_file_says(chaos: Chaos, file: dict[str, Any], *, ingress: int = 2) -> None:
     """Every version runs with its share and its replicas, and a plan of the file has nothing to do."""
     cluster = chaos.cluster
     live = cluster.state().live()[NAME]
@@ -205,5 +205,5 @@ def as_the_file_says(chaos: Chaos, file: dict[str, Any]) -> None:
     }
     running = {name: len(cluster.pids(name)) for name in cluster.state().applications}
     everything = (NAME, f"{NAME}-main", f"{NAME}-canary-a", f"{NAME}-canary-b")
-    assert running == dict.fromkeys(everything, 2)
+    assert running == {**dict.fromkeys(everything, 2), NAME: ingress}
     assert "No replica restarts." in cluster.canary("plan", "-f", cluster.write("chaos.yaml", file)).stdout

@@ -1010,6 +1010,56 @@ def test_a_replica_that_lives_and_is_slow_to_read_is_not_taken_for_one_that_has_
     run(echo, test)
 
 
+async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
+    await read(receive)
+    assert (await receive())["type"] == "http.disconnect"
+
+
+async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.sleep(0.3)
+    await echo(scope, receive, send)
+
+
+async def unreachable(endpoint: Endpoint) -> Connection:
+    raise TimeoutError
+
+
+async def refused(endpoint: Endpoint) -> Connection:
+    raise ConnectionRefusedError
+
+
+def test_what_a_replica_has_fails_when_its_node_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "SILENT_S", 0.02)
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        (endpoint,) = transport._introduced()
+        call = transport.send(request())
+        monkeypatch.setattr(Endpoint, "connect", unreachable)
+        with pytest.raises(Broken, match="its node can't be reached"):
+            await call.head()
+        assert endpoint.in_flight == 0
+        assert transport.way == "handle", "it is left alone until it is reached again"
+        end(transport)
+
+    run(stuck, test)
+
+
+@pytest.mark.parametrize("connect", [None, refused], ids=["works for long", "drains"])
+def test_a_replica_that_is_silent_and_whose_node_is_there_is_waited_for(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "SILENT_S", 0.02)
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        call = transport.send(request(body=b"x"))
+        if connect:
+            monkeypatch.setattr(Endpoint, "connect", connect)
+        assert (await call.head()).status == 203
+        assert transport.way == "direct"
+
+    run(slow, test)
+
+
 def test_a_replica_whose_limit_changes_is_the_same_replica() -> None:
     async def test(transport: DirectTransport, replica: Replica) -> None:
         call = transport.send(request())
