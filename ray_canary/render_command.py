@@ -14,10 +14,10 @@ from ray_canary import __version__, planning, yamlfile
 from ray_canary.errors import ConfigError, Conflict
 from ray_canary.options import push as _push
 from ray_canary.options import store as _store
-from ray_canary.screens import out
+from ray_canary.screens import out, warnings
 from ray_canary.serving import kuberay
 from ray_canary.serving.kuberay import Surroundings
-from ray_canary.serving.pods import Pods
+from ray_canary.serving.pods import DRAIN_S, Pods, late_starts
 from ray_canary.serving.supply import Shipping
 from ray_canary.serving.workers import Size, Workers
 
@@ -42,6 +42,14 @@ _DEFAULT_IMAGE = f"ray-canary:{__version__}"
 )
 @click.option("--head", metavar="CPUS,MEMORY", default="2,8Gi", show_default=True, help="The size of the head.")
 @click.option("--autoscale/--no-autoscale", default=False, show_default=True, help="Workers come and go with replicas.")
+@click.option(
+    "--drain",
+    type=click.IntRange(min=60),
+    metavar="SECONDS",
+    default=DRAIN_S,
+    show_default=True,
+    help="Replicas may take so long to start elsewhere when a worker goes.",
+)
 @click.option("--bentos", "claim", default="bentos", show_default=True, help="The volume claim with the Bento store.")
 @click.option("--bentos-in-image", is_flag=True, help="Mount no volume: the image has the Bentos.")
 @click.option("--secret", "secrets", multiple=True, metavar="NAME", help="Mount this Secret, too; repeatable.")
@@ -66,6 +74,7 @@ def render(
     groups: tuple[str, ...],
     head: str,
     autoscale: bool,
+    drain: int,
     claim: str,
     bentos_in_image: bool,
     secrets: tuple[str, ...],
@@ -91,7 +100,9 @@ def render(
         secrets=kuberay.secrets_of(planned, secrets),
         bentos=None if bentos_in_image else claim,
         autoscale=autoscale,
+        drain_s=drain,
     )
+    warnings(late_starts(planned, wanted))
     around = Surroundings(
         namespace=namespace,
         redis=None if no_redis else redis,

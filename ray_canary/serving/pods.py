@@ -20,8 +20,9 @@ _OVERHEAD_CPUS: Final = 0.5
 _OVERHEAD_BYTES: Final = 2 * 2**30
 _OBJECT_STORE_BYTES: Final = 512 * 2**20
 
-#: Seconds for the replicas that take a draining worker's place to start, and for Kubernetes to be told.
-_DRAIN_SLACK_S: Final = 180
+#: Seconds that a replica which takes a draining one's place has to start: twice the default `cold_start_timeout`.
+#: An option and not the file's `cold_start_timeout`, since an edit of a version must not touch the pods.
+DRAIN_S: Final = 600
 #: Seconds of the grace period that are left to Ray for ending.
 _END_S: Final = 30
 
@@ -38,7 +39,10 @@ METRICS_PORTS: Final = (METRICS_PORT, HAPROXY_METRICS_PORT, DASHBOARD_METRICS_PO
 
 @dataclass(frozen=True)
 class Pods:
-    """What a cluster's pods are like. Nothing in here depends on a canary version, but for secrets that it names."""
+    """What a cluster's pods are like. Nothing in here depends on a canary version, but for secrets that it names.
+
+    `drain_s`: seconds that replicas have to start elsewhere before Serve stops those of a worker that goes.
+    """
 
     image: str
     workers: tuple[Workers, ...] = (DEFAULT,)
@@ -46,6 +50,7 @@ class Pods:
     secrets: tuple[str, ...] = ()
     bentos: str | None = "bentos"
     autoscale: bool = False
+    drain_s: int = DRAIN_S
 
 
 def head(plan: Plan, pods: Pods) -> Manifest:
@@ -67,8 +72,9 @@ def worker(plan: Plan, pods: Pods, group: Workers) -> Manifest:
     """Return the pod template of a group of workers."""
     memory = group.size.memory_bytes + _OVERHEAD_BYTES + _OBJECT_STORE_BYTES
     size = _size(group.size.cpus + _OVERHEAD_CPUS, memory, group.gpus)
-    grace_s = math.ceil(plan.ray.hosts.graceful_shutdown_timeout_s) + _DRAIN_SLACK_S
-    drain = ["python", "-m", "ray_canary.serving.drain", f"--seconds={grace_s - _END_S}"]
+    # Serve stops what still drains when only its graceful shutdown timeout is left.
+    deadline_s = pods.drain_s + math.ceil(plan.ray.hosts.graceful_shutdown_timeout_s)
+    drain = ["python", "-m", "ray_canary.serving.drain", f"--seconds={deadline_s}"]
     container = {
         **_container("ray-worker", plan, pods, size, _ports(plan)),
         # Of the Raylet. What KubeRay would put here asks the same with wget, which an image may not have.
@@ -89,10 +95,21 @@ def worker(plan: Plan, pods: Pods, group: Workers) -> Manifest:
         ]
     if mounts:
         container["volumeMounts"] = mounts
-    template = _pod(plan, container, pods, grace_s=grace_s, token=False)
+    template = _pod(plan, container, pods, grace_s=deadline_s + _END_S, token=False)
     if volumes:
         template["spec"]["volumes"] = volumes
     return template
+
+
+def late_starts(plan: Plan, pods: Pods) -> tuple[str, ...]:
+    """Return a sentence for every version whose file says that it may take longer to start than a drain gives it."""
+    slow = [target for target in plan.targets.values() if target.cold_start_timeout_s > pods.drain_s]
+    return tuple(
+        f"{target.key}: services.{target.entry_service}.cold_start_timeout is {target.cold_start_timeout_s:g} s, and "
+        f"when a worker goes, Serve stops its replicas after --drain {pods.drain_s} s, whether others have started "
+        f"by then or not; --drain {math.ceil(target.cold_start_timeout_s)} gives them the time (it changes all pods)"
+        for target in slow
+    )
 
 
 def head_params() -> dict[str, str]:

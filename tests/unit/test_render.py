@@ -76,6 +76,15 @@ def test_the_options_are_what_the_pods_are_like() -> None:
     assert volumes[1]["persistentVolumeClaim"]["claimName"] == "store"
 
 
+def test_a_version_that_starts_slowly_is_warned_of_unless_workers_wait_for_it() -> None:
+    edit("  scaling:", "  cold_start_timeout: 1500\n    scaling:")
+    assert "Warning: main: services.Summarization.cold_start_timeout is 1500 s" in render().stderr
+    worker = documents(render("--drain", "1500").stdout)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    assert worker["template"]["spec"]["terminationGracePeriodSeconds"] > 1500 + 600
+    assert "cold_start" not in render("--drain", "1500").stderr
+    assert "60" in render("--drain", "59", code=2).output
+
+
 def test_what_is_switched_off_is_not_there() -> None:
     cluster = documents(render("--no-redis", "--no-token", "--bentos-in-image").stdout)[0]["spec"]["rayClusterConfig"]
     assert not {"authOptions", "gcsFaultToleranceOptions"} & set(cluster)

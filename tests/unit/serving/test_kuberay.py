@@ -25,7 +25,7 @@ from ray_canary.resolving import resolve
 from ray_canary.serving import kuberay, local
 from ray_canary.serving.compile import serve_config
 from ray_canary.serving.kuberay import Surroundings
-from ray_canary.serving.pods import Pods
+from ray_canary.serving.pods import Pods, late_starts
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.workers import DEFAULT, Size, Workers
 from tests.unit.bento_store import write_bento
@@ -289,11 +289,50 @@ def test_draining_has_the_time_that_replicas_and_streams_have(store: BentoStore)
     manifest = made(planned(store, file(ray=hosts)))
     spec = templates(manifest)[1]["spec"]
     container = spec["containers"][0]
-    waits = float(container["lifecycle"]["preStop"]["exec"]["command"][-1].removeprefix("--seconds="))
+    waits = deadline(manifest)
     assert 1200 < waits < spec["terminationGracePeriodSeconds"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert 1200 < int(env["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) < waits
     assert manifest["spec"]["rayClusterDeletionDelaySeconds"] > 1200
+
+
+def deadline(manifest: Mapping[str, Any]) -> float:
+    """Return the seconds after which a worker's drain is over."""
+    hook = containers(manifest)[1]["lifecycle"]["preStop"]["exec"]["command"]
+    return float(hook[-1].removeprefix("--seconds="))
+
+
+@pytest.mark.parametrize("timeout_s", [20, 1200])
+@pytest.mark.parametrize(("said", "drain_s"), [({}, 600), ({"drain_s": 90}, 90), ({"drain_s": 1800}, 1800)])
+def test_a_replacement_has_the_time_to_start_that_is_asked_for(
+    store: BentoStore, timeout_s: int, said: dict[str, Any], drain_s: int
+) -> None:
+    plan = planned(store, file(ray={"hosts": {"graceful_shutdown_timeout_s": timeout_s}}))
+    manifest = made(plan, **said)
+    # When so much is left as a replica has for its shutdown, Serve stops it, whether another one runs or not.
+    assert deadline(manifest) - timeout_s == drain_s
+    assert deadline(manifest) < templates(manifest)[1]["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_serve_stops_replicas_of_a_draining_node_when_their_shutdown_timeout_is_left() -> None:
+    """What the drain's deadline is made from; private to Serve (ray 2.60)."""
+    import inspect
+
+    from ray.serve._private.deployment_state import DeploymentState
+
+    source = inspect.getsource(DeploymentState._partition_groups_to_stop)
+    assert "effective_deadline - timeout_ms" in source
+
+
+def test_a_version_that_may_start_slower_than_a_drain_waits_is_named(store: BentoStore) -> None:
+    data = file()
+    data["canary"]["versions"]["a"]["services"] = {"Front": {"cold_start_timeout": 900}}
+    plan = planned(store, data)
+    (said,) = late_starts(plan, Pods("i:1"))
+    assert said.startswith("a: services.Front.cold_start_timeout is 900 s")
+    assert "--drain 900 gives them the time" in said
+    assert late_starts(plan, Pods("i:1", drain_s=900)) == ()
+    assert late_starts(planned(store, file()), Pods("i:1")) == ()
 
 
 def test_the_head_has_no_replicas_and_no_users(manifest: dict[str, Any]) -> None:
@@ -383,6 +422,7 @@ CANARY_EDITS: Mapping[str, Any] = {
     "its instance type": {"services": {"Front": {"instance_type": "cpu.4"}}},
     "its scaling": {"services": {"Front": {"scaling": {"min_replicas": 0, "max_replicas": 9}}}},
     "its environment": {"envs": [{"name": "X", "value": "y"}]},
+    "its time to start": {"services": {"Front": {"cold_start_timeout": 3600}}},
     "its timeout": {"services": {"Front": {"config_overrides": {"traffic": {"timeout": 3600}}}}},
     "its strategy": {"services": {"Back": {"deployment_strategy": "Recreate"}}},
 }
