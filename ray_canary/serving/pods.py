@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ray_canary.plan import DEFAULT_SECRETS_DIR, Plan
 from ray_canary.serving.local import haproxy_settings
-from ray_canary.serving.workers import DEFAULT, Size, Workers
+from ray_canary.serving.workers import DEFAULT, INGRESS_CPUS, Size, Workers
 
 Manifest = dict[str, Any]
 
@@ -14,9 +14,9 @@ Manifest = dict[str, Any]
 USER_ID: Final = 1000
 BENTOML_HOME: Final = "/home/ray/bentoml"
 
-#: What a worker's pod has beside the room for replicas: Ray's own processes, HAProxy, and ingress replicas, which
-#: reserve no memory (0.15 GiB each as measured); then Ray's object store, which large requests by handle pass.
-_OVERHEAD_CPUS: Final = 0.5
+#: What a worker's pod has beside the room for replicas and `INGRESS_CPUS`: memory for Ray's own processes, HAProxy, and
+#: ingress replicas, which reserve none (0.15 GiB each as measured); then Ray's object store, which large requests by
+#: handle pass.
 _OVERHEAD_BYTES: Final = 2 * 2**30
 _OBJECT_STORE_BYTES: Final = 512 * 2**20
 
@@ -71,7 +71,7 @@ def head(plan: Plan, pods: Pods) -> Manifest:
 def worker(plan: Plan, pods: Pods, group: Workers) -> Manifest:
     """Return the pod template of a group of workers."""
     memory = group.size.memory_bytes + _OVERHEAD_BYTES + _OBJECT_STORE_BYTES
-    size = _size(group.size.cpus + _OVERHEAD_CPUS, memory, group.gpus)
+    size = _size(group.size.cpus + INGRESS_CPUS, memory, group.gpus)
     # Serve stops what still drains when only its graceful shutdown timeout is left.
     deadline_s = pods.drain_s + math.ceil(plan.ray.hosts.graceful_shutdown_timeout_s)
     drain = ["python", "-m", "ray_canary.serving.drain", f"--seconds={deadline_s}"]
@@ -119,9 +119,9 @@ def head_params() -> dict[str, str]:
 
 
 def worker_params(group: Workers) -> dict[str, str]:
-    """Return a worker's arguments of `ray start`: the room for replicas, which is less than the pod's."""
+    """Return a worker's arguments of `ray start`: the room for replicas, and CPUs for ingress replicas."""
     found = {
-        "num-cpus": str(group.size.cpus),
+        "num-cpus": str(group.size.cpus + INGRESS_CPUS),
         "memory": str(group.size.memory_bytes),
         "object-store-memory": str(_OBJECT_STORE_BYTES),
     }
@@ -188,9 +188,9 @@ def _ports(plan: Plan) -> dict[str, int]:
     return {"serve": plan.ray.http.port, "metrics": METRICS_PORT, "haproxy": HAPROXY_METRICS_PORT}
 
 
-def _size(cpus: float, memory_bytes: int, gpus: int = 0) -> Manifest:
+def _size(cpus: int, memory_bytes: int, gpus: int = 0) -> Manifest:
     """Return an amount in Kubernetes' terms. Requests and limits are the same, so that no neighbour takes it away."""
-    size = {"cpu": f"{math.ceil(cpus * 1000)}m" if cpus % 1 else str(int(cpus)), "memory": _quantity(memory_bytes)}
+    size = {"cpu": str(cpus), "memory": _quantity(memory_bytes)}
     return {**size, "nvidia.com/gpu": str(gpus)} if gpus else size
 
 

@@ -1,9 +1,10 @@
 """Worker groups of a Kubernetes cluster: what one worker has, and how many a Deployment needs. Pure."""
 
+import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Final, Self
 
 from ray_canary import nodelabels, quantities
@@ -94,50 +95,36 @@ class Workers:
 
 DEFAULT: Final = Workers("workers", Size(4, 16 * 2**30))
 
-
-@dataclass
-class _Worker:
-    """One worker: what of it is free, and how many replicas of each deployment it has."""
-
-    free: Resources
-    has: Counter[str] = field(default_factory=Counter)
-
-    def takes(self, demand: Demand) -> bool:
-        """Take one more replica, if there is room for it."""
-        if demand.per_node is not None and self.has[demand.where] >= demand.per_node:
-            return False
-        if not fitting.within(demand.resources, self.free):
-            return False
-        self.has[demand.where] += 1
-        for name, amount in demand.resources.items():
-            self.free[name] -= amount
-        return True
+#: CPUs of each worker beside the room for replicas: Serve spreads ingress replicas over all workers, and one that took
+#: a part of that room would keep a replica that needs all of it waiting for ever.
+INGRESS_CPUS: Final = 1
 
 
 def counts(plan: Plan, groups: Sequence[Workers], *, most: bool) -> dict[str, int]:
     """Return how many workers of each group have room for a Deployment: to begin with, or (`most`) at its greatest.
 
     Each replica goes to the first group whose workers it fits, labels included; those with GPUs are for replicas that
-    ask for one, as long as there is another group. The largest replicas are placed first, each on the first worker
-    that has room. The first group has one worker at least.
+    ask for one, as long as there is another group. Serve spreads replicas instead of packing them, and in no order that
+    could be relied on; there are so many workers that each replica finds one wherever the others of its group are, and
+    wherever ingress replicas are. The first group has one worker at least.
 
     Raises:
         DoesNotFit: a replica fits no worker.
     """
-    there: dict[str, list[_Worker]] = {group.name: [] for group in groups}
-    for group, demand in _placed(plan, groups, most=most):
-        workers = there[group.name]
-        if not any(worker.takes(demand) for worker in workers):
-            workers.append(_Worker(group.resources()))
-            workers[-1].takes(demand)
+    homes = _homes(plan, groups, most=most)
+    found = {}
+    for group in groups:
+        own = [demand for demand, home in homes if home is group]
+        guests = [demand for demand, home in homes if home is not group and _is_ingress(demand)]
+        found[group.name] = enough(group, own, guests)
     first = groups[0].name
-    return {name: max(len(workers), 1 if name == first else 0) for name, workers in there.items()}
+    return {**found, first: max(found[first], 1)}
 
 
-def _placed(plan: Plan, groups: Sequence[Workers], *, most: bool) -> Iterator[tuple[Workers, Demand]]:
-    """Yield every replica with its group, the largest first."""
+def _homes(plan: Plan, groups: Sequence[Workers], *, most: bool) -> list[tuple[Demand, Workers]]:
+    """Return what each deployment asks for, and the group whose workers are for it."""
     ordered = sorted(groups, key=lambda group: bool(group.gpus))
-    found: list[tuple[Workers, Demand]] = []
+    found = []
     for demand in fitting.demands(plan, most=most):
         group = next((one for one in ordered if demand.fits(one.node())), None)
         if group is None:
@@ -145,12 +132,45 @@ def _placed(plan: Plan, groups: Sequence[Workers], *, most: bool) -> Iterator[tu
                 f"{demand.where}: a replica needs {demand.text}; no worker has that ({'; '.join(map(_said, groups))}). "
                 f"Add a group that has it, behind those that are there, with --workers {_FORM}"
             )
-        found += [(group, demand)] * demand.replicas
-    yield from sorted(
-        found,
-        key=lambda one: tuple(one[1].resources.get(name, 0) for name in ("GPU", "CPU", "memory")),
-        reverse=True,
-    )
+        found.append((demand, group))
+    return found
+
+
+def _is_ingress(demand: Demand) -> bool:
+    return demand.where == "ray.ingress"
+
+
+def enough(group: Workers, own: Sequence[Demand], guests: Sequence[Demand]) -> int:
+    """Return how many workers of a group have room for each of `own`, wherever the others of them and `guests` are."""
+    there = [*own, *(demand for demand in guests if demand.fits(group.node()))]
+    return max((1 + _full(group, wanted, there) for wanted in own), default=0)
+
+
+def _full(group: Workers, wanted: Demand, there: Sequence[Demand]) -> int:
+    """Return how many workers could be so full of other replicas that one more of `wanted` has no room there, at most.
+
+    A worker has none when the others take more of some resource than `wanted` leaves of it. What each takes is counted
+    as a part of the least that does so; the parts on a full worker are then 1 together, or more. Amounts are counted in
+    what all of them are multiples of: beside 8 of 16 GiB, it takes 10 of those that have 2 each to be in the way.
+    """
+    room = _amounts({**group.resources(), "CPU": group.size.cpus + INGRESS_CPUS})
+    taken = [_amounts(one.resources) for one in there]
+    least: dict[str, int] = {}
+    for name, amount in _amounts(wanted.resources).items():
+        step = math.gcd(*(one.get(name, 0) for one in taken))
+        least[name] = ((room[name] - amount) // step + 1) * step
+    total = Fraction(0)
+    for one, amounts in zip(there, taken, strict=True):
+        parts = [Fraction(amounts.get(name, 0), amount) for name, amount in least.items()]
+        if one is wanted and wanted.per_node is not None:
+            parts.append(Fraction(1, wanted.per_node))
+        total += min(Fraction(1), max(parts, default=Fraction(0))) * (one.replicas - (one is wanted))
+    return math.floor(total)
+
+
+def _amounts(resources: Mapping[str, float]) -> dict[str, int]:
+    """Return resources in whole numbers of what Ray counts by, ten-thousandths; without those that are less."""
+    return {name: whole for name, amount in resources.items() if (whole := round(amount * 10_000))}
 
 
 def _said(group: Workers) -> str:

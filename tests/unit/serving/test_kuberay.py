@@ -214,9 +214,9 @@ def test_rays_autoscaler_reads_the_room_of_each_worker(store: BentoStore) -> Non
     read = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "n", "namespace": "ns"}, "spec": spec})
     types = read["available_node_types"]
     assert types["headgroup"]["resources"]["CPU"] == 0
-    assert types["workers"]["resources"] == {"CPU": 4, "memory": 16 * 2**30}
+    assert types["workers"]["resources"] == {"CPU": 5, "memory": 16 * 2**30}
     assert types["b"]["labels"] == {"pool": "b"}
-    assert types["l4"]["resources"] == {"CPU": 8, "memory": 2**35, "GPU": 1, "accelerator_type:L4": 1}
+    assert types["l4"]["resources"] == {"CPU": 9, "memory": 2**35, "GPU": 1, "accelerator_type:L4": 1}
 
 
 def test_kuberays_own_rules_are_kept(manifest: dict[str, Any]) -> None:
@@ -276,6 +276,12 @@ def test_a_workers_pod_has_more_memory_than_its_replicas_may_reserve(store: Bent
     limit = group["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
     reserved = int(group["rayStartParams"]["memory"]) + int(group["rayStartParams"]["object-store-memory"])
     assert int(limit.removesuffix("Mi")) * 2**20 == reserved + 2 * 2**30
+
+
+def test_a_worker_has_a_cpu_for_ingress_replicas_beside_the_room_for_others_and_its_pod_too(store: BentoStore) -> None:
+    group = cluster_of(made(planned(store, file())))["workerGroupSpecs"][0]
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "5"
+    assert group["rayStartParams"]["num-cpus"] == "5"
 
 
 def test_gpus_are_asked_of_kubernetes_and_told_to_ray(store: BentoStore) -> None:

@@ -1,5 +1,6 @@
 """How many workers a Deployment needs, and what one may be asked for."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from ray_canary.errors import ConfigError, DoesNotFit
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
 from ray_canary.resolving import resolve
-from ray_canary.serving.workers import DEFAULT, Size, Workers, counts
+from ray_canary.serving.fitting import Demand
+from ray_canary.serving.workers import DEFAULT, Size, Workers, counts, enough
 from tests.unit.bento_store import write_bento
 
-TYPES = "s: {cpu: 1, memory: 1Gi}\nl: {cpu: 3, memory: 8Gi}\ngpu: {cpu: 1, memory: 4Gi, gpu: 1, gpu_type: nvidia-l4}\n"
+TYPES = (
+    "s: {cpu: 1, memory: 1Gi}\nl: {cpu: 3, memory: 8Gi}\ngpu: {cpu: 1, memory: 4Gi, gpu: 1, gpu_type: nvidia-l4}\n"
+    "full: {cpu: 4, memory: 1Gi}\nfullgpu: {cpu: 4, memory: 1Gi, gpu: 1, gpu_type: nvidia-l4}\n"
+)
 L4 = Workers.parse("l4=4,16Gi,1,L4")
 
 
@@ -38,13 +43,64 @@ def test_one_small_replica_needs_one_worker(tmp_path: Path) -> None:
 def test_replicas_and_ingress_replicas_share_workers_as_long_as_there_is_room(tmp_path: Path) -> None:
     plan = planned(tmp_path, {**replicas(3, 3), "deployment_strategy": "Recreate"})
     assert counts(plan, (DEFAULT,), most=False) == {"workers": 1}  # 3 and 2 x 0.25 CPUs on 4
-    assert counts(plan, (Workers("w", Size(3, 2**34)),), most=False) == {"w": 2}
+    assert counts(plan, (Workers("w", Size(3, 2**34)),), most=False) == {"w": 1}  # the ingress has a CPU of its own
+    assert counts(plan, (Workers("w", Size(2, 2**34)),), most=False) == {"w": 2}
 
 
 def test_at_the_greatest_there_is_room_for_all_replicas_and_the_surge(tmp_path: Path) -> None:
     plan = planned(tmp_path, replicas(1, 4))
     assert counts(plan, (DEFAULT,), most=False) == {"workers": 1}
     assert counts(plan, (DEFAULT,), most=True) == {"workers": 2}  # 4, 1 of surge, and the ingress
+
+
+def test_replicas_that_fill_a_worker_have_one_each_wherever_ingress_replicas_are(tmp_path: Path) -> None:
+    plan = planned(tmp_path, replicas(3, 3, "full"))
+    assert counts(plan, (DEFAULT,), most=False) == {"workers": 3}
+    assert counts(plan, (DEFAULT,), most=True) == {"workers": 4}  # and one of surge
+    # A large ingress doesn't fit into what a worker has for it, and may keep as many workers from them.
+    large = planned(tmp_path, replicas(3, 3, "full"), ray={"ingress": {"num_cpus": 2}})
+    assert counts(large, (DEFAULT,), most=False) == {"workers": 5}
+
+
+def test_ingress_replicas_may_be_on_workers_of_any_group(tmp_path: Path) -> None:
+    plan = planned(tmp_path, replicas(2, 2, "fullgpu"), ray={"ingress": {"num_cpus": 2}})
+    assert counts(plan, (DEFAULT, L4), most=False) == {"workers": 1, "l4": 4}
+    elsewhere = {"ingress": {"num_cpus": 2, "node_labels": {"pool": "i"}}}
+    plan = planned(tmp_path, replicas(2, 2, "fullgpu"), ray=elsewhere)
+    assert counts(plan, (Workers.parse("i=4,16Gi,pool=i"), L4), most=False) == {"i": 1, "l4": 2}
+
+
+SIZES = [(0.25, 1), (0.5, 2), (1, 2), (1.5, 3), (2, 8), (3, 1), (4, 4), (4, 16)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_replica_finds_room_in_whatever_order_and_on_whichever_worker_they_start(seed: int) -> None:
+    """Replicas start on any worker that has room, end, and start again, as in updates of everything at once."""
+    chance = random.Random(seed)
+    kinds = chance.choices(SIZES, k=chance.randint(1, 4))
+    per_node = [chance.choice((None, None, 1, 2)) for _ in kinds]
+    there = [
+        Demand(str(index), "S", chance.randint(1, 6), {"CPU": cpus, "memory": gib * 2**30}, per_node=most)
+        for index, ((cpus, gib), most) in enumerate(zip(kinds, per_node, strict=True))
+    ]
+    workers: list[list[Demand]] = [[] for _ in range(enough(DEFAULT, there, ()))]
+
+    def has_room(worker: list[Demand], wanted: Demand) -> bool:
+        cpus, size = (sum(one.resources[name] for one in (*worker, wanted)) for name in ("CPU", "memory"))
+        same = sum(one is wanted for one in worker)
+        return cpus <= 5 and size <= 16 * 2**30 and (wanted.per_node is None or same < wanted.per_node)
+
+    waiting = [one for one in there for _ in range(one.replicas)]
+    for _ in range(20):
+        chance.shuffle(waiting)
+        for wanted in waiting:
+            able = [worker for worker in workers if has_room(worker, wanted)]
+            assert able, f"{wanted} has no room beside {workers}"
+            chance.choice((able[0], able[-1], chance.choice(able), min(able, key=len))).append(wanted)
+        waiting = []
+        for worker in workers:
+            chance.shuffle(worker)
+            waiting += [worker.pop() for _ in range(chance.randint(0, len(worker)))]
 
 
 def test_a_large_replica_is_never_split_over_two_workers(tmp_path: Path) -> None:
