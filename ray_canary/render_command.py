@@ -1,10 +1,11 @@
 """The command that makes manifests: render."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -22,6 +23,10 @@ from ray_canary.serving.supply import Shipping
 from ray_canary.serving.workers import Size, Workers
 
 _DEFAULT_IMAGE = f"ray-canary:{__version__}"
+_NO_TOKEN = "--no-token does without, and lets everybody in who reaches the dashboard"
+_IN_IMAGE = "--bentos-in-image does without"
+
+T = TypeVar("T")
 
 
 @click.command()
@@ -92,24 +97,27 @@ def render(
 
     Written over an earlier one, it refuses what would replace all pods, unless that is asked for by --new-cluster.
     """
-    planned = planning.pushed(file, planning.planned(file, instance_types), Shipping(push, store))
+    secret = "a Kubernetes Secret"
+    around = Surroundings(
+        namespace=None if namespace is None else kuberay.named(namespace, "a namespace", "--namespace"),
+        redis=None if no_redis else kuberay.given(redis, "--redis", "--no-redis does without"),
+        redis_secret=kuberay.named(redis_secret, secret, "--redis-secret"),
+        token_secret=None if no_token else kuberay.named(token_secret, secret, "--token-secret", _NO_TOKEN),
+    )
     wanted = Pods(
-        image=image,
+        image=kuberay.given(image, "--image"),
         workers=_groups(groups),
         head=Size.parse(head, "--head"),
-        secrets=kuberay.secrets_of(planned, secrets),
-        bentos=None if bentos_in_image else claim,
+        bentos=None if bentos_in_image else kuberay.named(claim, "a volume claim", "--bentos", _IN_IMAGE),
         autoscale=autoscale,
         drain_s=drain,
     )
+    planned = planning.pushed(file, planning.planned(file, instance_types), Shipping(push, store))
+    wanted = replace(wanted, secrets=_in_file(file, lambda: kuberay.secrets_of(planned, secrets)))
     warnings(late_starts(planned, wanted))
-    around = Surroundings(
-        namespace=namespace,
-        redis=None if no_redis else redis,
-        redis_secret=redis_secret,
-        token_secret=None if no_token else token_secret,
+    manifest = _in_file(
+        file, lambda: kuberay.ray_service(planned, wanted, around, version("ray"), new_cluster=new_cluster)
     )
-    manifest = kuberay.ray_service(planned, wanted, around, version("ray"), new_cluster=new_cluster)
     manifests = (manifest, kuberay.network_policy(planned, around))
     text = kuberay.to_yaml(manifests, planned.name, Path(file).name, _command(ctx))
     if target == "-":
@@ -122,6 +130,17 @@ def render(
     except OSError as error:
         raise ConfigError.of(f"can't be written: {error.strerror}", target) from None
     out.print(f"Wrote {target}. Apply it with `kubectl apply -f {target}`.")
+
+
+def _in_file(file: str, make: Callable[[], T]) -> T:
+    """Make something of a plan, and name the file and the line in what is wrong with it."""
+    try:
+        return make()
+    except ConfigError as error:
+        if error.source:
+            raise
+        lines = yamlfile.loads(yamlfile.read(file), file).lines
+        raise ConfigError((problem.located(lines) for problem in error.problems), file) from None
 
 
 def _groups(texts: tuple[str, ...]) -> tuple[Workers, ...]:

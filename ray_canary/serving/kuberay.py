@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ray_canary.errors import ConfigError, Problem
-from ray_canary.plan import Plan, leaf_differences
+from ray_canary.errors import ConfigError, Problem, path_text
+from ray_canary.plan import Plan, SecretPlan, leaf_differences
 from ray_canary.serving import compile, pods
 from ray_canary.serving.pods import Manifest, Pods
 from ray_canary.serving.workers import counts
@@ -22,8 +22,10 @@ from ray_canary.serving.workers import counts
 #: KubeRay's own limit: it makes names of Services from it.
 _LONGEST_NAME: Final = 47
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-#: Of Kubernetes' Secrets.
-_SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+#: Of Kubernetes' Secrets, and of most of what it has.
+_OBJECT_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_OBJECT_FORM: Final = "lower-case letters, digits, - and ., with a letter or a digit at the ends"
 #: Of a worker group: what KubeRay leaves out when it compares two RayClusters.
 _COUNTS: Final = ("replicas", "minReplicas", "maxReplicas")
 
@@ -43,19 +45,53 @@ class Surroundings:
     token_secret: str | None = "ray-token"
 
 
+def named(name: str, what: str, option: str, off: str = "") -> str:
+    """Return what an option names, if it can be the name of an object of Kubernetes; `off` is what to do without it.
+
+    Raises:
+        ConfigError: it can't, or there is none: an empty name would leave out what it is for.
+    """
+    given(name, option, off)
+    if not _OBJECT_NAME.fullmatch(name) or (option == "--namespace" and not re.fullmatch(_LABEL, name)):
+        raise ConfigError.of(f"{name!r} can't be the name of {what}: {_OBJECT_FORM}", option)
+    return name
+
+
+def given(value: str, option: str, off: str = "") -> str:
+    """Return an option's value. Raises ConfigError if it is empty, or has spaces."""
+    if not value:
+        raise ConfigError.of("is empty, as where a shell variable isn't set", option, hint=off or None)
+    if re.search(r"\s", value):
+        raise ConfigError.of(f"{value!r} has spaces", option)
+    return value
+
+
 def secrets_of(plan: Plan, more: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the names of the secrets to mount: the file's, main's and every version's, then `more`.
+    """Return the names of the secrets to mount: the file's, main's and every version's, then `more`, of `--secret`.
 
     Raises:
         ConfigError: one can't be the name of a Kubernetes Secret.
     """
-    named = [secret.name for target in plan.targets.values() for secret in target.secrets]
-    names = tuple(sorted({*named, *more}))
-    wrong = [Problem("secrets", f"{name!r} can't be the name of a Kubernetes Secret", name) for name in names]
-    found = [problem for problem, name in zip(wrong, names, strict=True) if not _SECRET_NAME.fullmatch(name)]
-    if found:
-        raise ConfigError(found)
-    return names
+    what = "a Kubernetes Secret"
+    extra = {named(name, what, "--secret") for name in more}
+    places = {secret.name: _place(plan, key, secret.name) for key, secret in reversed(_secrets(plan))}
+    wrong = [name for name in places if not _OBJECT_NAME.fullmatch(name)]
+    if wrong:
+        message = f"can't be the name of {what}: {_OBJECT_FORM}"
+        raise ConfigError(Problem(places[name], f"{name!r} {message}", name) for name in reversed(wrong))
+    return tuple(sorted({*places, *extra}))
+
+
+def _secrets(plan: Plan) -> list[tuple[str, SecretPlan]]:
+    return [(key, secret) for key, target in plan.targets.items() for secret in target.secrets]
+
+
+def _place(plan: Plan, key: str, name: str) -> str:
+    """Return where the file names a secret that a target has: among all versions' secrets, or among its own."""
+    mains = list(plan.file.get("secrets") or ())
+    if name in mains:
+        return path_text(("secrets", mains.index(name)))
+    return path_text(("canary", "versions", key, "secrets"))
 
 
 def ray_service(
@@ -64,12 +100,15 @@ def ray_service(
     """Return the RayService of a Deployment.
 
     Raises:
-        ConfigError: its name can't be a RayService's.
+        ConfigError: its name can't be a RayService's, or its port is taken in every pod.
         DoesNotFit: a replica is larger than every worker.
     """
     if not _NAME.fullmatch(plan.name) or len(plan.name) > _LONGEST_NAME:
         message = f"{plan.name!r} can't be the name of a RayService: at most {_LONGEST_NAME} characters, a letter first"
         raise ConfigError.of(message, path="name")
+    if who := pods.taken(plan.ray.http.port):
+        message = f"{plan.ray.http.port} is {who} in each pod"
+        raise ConfigError.of(message, path="ray.http.port", hint=f"choose another one, but none of {pods.TAKEN_TEXT}")
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",

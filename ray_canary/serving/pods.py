@@ -1,6 +1,7 @@
 """Pods of a Ray cluster on Kubernetes: containers, probes, draining, and what they may not do. Plain data, no Ray."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ DRAIN_S: Final = 600
 #: Seconds of the grace period that are left to Ray for ending.
 _END_S: Final = 30
 
+GCS_PORT: Final = 6379
+CLIENT_PORT: Final = 10001
 DASHBOARD_PORT: Final = 8265
 #: Of Ray's agent on each node, which knows whether its Raylet and its GCS live.
 AGENT_PORT: Final = 52365
@@ -35,6 +38,30 @@ HAPROXY_METRICS_PORT: Final = 9101
 DASHBOARD_METRICS_PORT: Final = 44227
 AUTOSCALER_METRICS_PORT: Final = 44217
 METRICS_PORTS: Final = (METRICS_PORT, HAPROXY_METRICS_PORT, DASHBOARD_METRICS_PORT, AUTOSCALER_METRICS_PORT)
+
+#: Ports that users can't have, since somebody in a pod listens there.
+_TAKEN: Final[Mapping[range, str]] = {
+    **{
+        range(port, port + 1): whose
+        for port, whose in (
+            (GCS_PORT, "GCS's"),
+            (METRICS_PORT, "that of Ray's metrics"),
+            (DASHBOARD_PORT, "the dashboard's"),
+            (8404, "that of HAProxy's statistics"),
+            (8500, "that of Serve's own proxy"),
+            (HAPROXY_METRICS_PORT, "that of HAProxy's metrics"),
+            (CLIENT_PORT, "that of Ray's client"),
+            (AUTOSCALER_METRICS_PORT, "that of the autoscaler's metrics"),
+            (DASHBOARD_METRICS_PORT, "that of the dashboard's metrics"),
+            (AGENT_PORT, "that of Ray's agent"),
+        )
+    },
+    range(10002, 20000): "one of those of Ray's workers",
+    range(30000, 31001): "one of those of replicas",
+}
+TAKEN_TEXT: Final = ", ".join(
+    str(ports[0]) if len(ports) == 1 else f"{ports[0]} to {ports[-1]}" for ports in sorted(_TAKEN, key=min)
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +80,14 @@ class Pods:
     drain_s: int = DRAIN_S
 
 
+def taken(port: int) -> str:
+    """Say whose a port is in a pod; nothing, if users can have it."""
+    return next((whose for ports, whose in _TAKEN.items() if port in ports), "")
+
+
 def head(plan: Plan, pods: Pods) -> Manifest:
     """Return the head's pod template. It has no replica and no user: while it is away, everybody else goes on."""
-    ports = {"gcs-server": 6379, "dashboard": DASHBOARD_PORT, "client": 10001, **_ports(plan)}
+    ports = {"gcs-server": GCS_PORT, "dashboard": DASHBOARD_PORT, "client": CLIENT_PORT, **_ports(plan)}
     ports["dash-metrics"] = DASHBOARD_METRICS_PORT
     if pods.autoscale:
         ports["as-metrics"] = AUTOSCALER_METRICS_PORT

@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from ray_canary.cli import cli
+from ray_canary.serving.pods import taken
 from tests.unit.bento_store import demo_store
 
 ROOT = Path(__file__).parents[2]
@@ -161,12 +162,62 @@ def test_another_deployments_rayservice_is_not_written_over() -> None:
         (["--workers", "w=1,1Gi", "--workers", "w=2,1Gi"], "the group 'w' is given twice"),
         (["--head", "big"], "--head: 'big' is not CPUS,MEMORY"),
         (["--workers", "w=1,4Gi"], "no worker has that (w: 1 CPU"),
-        (["--secret", "My_Secret"], "can't be the name of a Kubernetes Secret"),
+        (["--secret", "My_Secret"], "--secret: 'My_Secret' can't be the name of a Kubernetes Secret"),
+        (["--redis-secret", "Bad Secret"], "--redis-secret: 'Bad Secret' has spaces"),
+        (["--bentos", "Bad"], "--bentos: 'Bad' can't be the name of a volume claim"),
+        (["--namespace", "a.b"], "--namespace: 'a.b' can't be the name of a namespace"),
+        (["--image", "a b"], "--image: 'a b' has spaces"),
         (["-o", "no/such/folder/m.yaml"], "can't be written"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_with_exit_code_2(arguments: list[str], said: str) -> None:
     assert said in " ".join(render(*arguments, code=2).output.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "off"),
+    [
+        ("--token-secret", "--no-token"),
+        ("--redis", "--no-redis"),
+        ("--bentos", "--bentos-in-image"),
+        ("--image", ""),
+        ("--namespace", ""),
+        ("--redis-secret", ""),
+        ("--secret", ""),
+    ],
+)
+def test_an_empty_value_is_refused_and_leaves_nothing_out(option: str, off: str) -> None:
+    said = render(f"{option}=", "-o", "m.yaml", code=2).output
+    assert f"{option}: is empty, as where a shell variable isn't set" in said
+    assert off in said
+    assert not Path("m.yaml").exists()
+    if off:
+        render(f"{option}=", off)
+
+
+@pytest.mark.parametrize("port", [6379, 8080, 8265, 8404, 8500, 9101, 10001, 12345, 30000, 31000, 44217, 44227, 52365])
+def test_a_port_that_every_pod_has_taken_is_refused_where_it_stands(port: int) -> None:
+    edit("access_authorization", f"ray: {{http: {{port: {port}}}}}\naccess_authorization")
+    said = " ".join(render(code=2).output.split())
+    assert f"f.yaml:3: ray.http.port: {port} is " in said
+    assert "choose another one, but none of 6379, 8080" in said
+
+
+def test_every_port_of_a_pod_but_that_of_users_is_taken() -> None:
+    cluster = documents(render("--autoscale").stdout)[0]["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        ports = {one["name"]: one["containerPort"] for one in group["template"]["spec"]["containers"][0]["ports"]}
+        assert [name for name, port in ports.items() if not taken(port)] == ["serve"]
+
+
+def test_a_secrets_wrong_name_is_said_with_its_place() -> None:
+    edit("weight: 20", "weight: 20\n      secrets: [ok, B_ad]")
+    said = render(code=2).output
+    assert "f.yaml:25: canary.versions.a.secrets: 'B_ad' can't be the name of a Kubernetes Secret" in said
+    edit("access_authorization", "secrets: [My_Secret]\naccess_authorization")
+    said = render(code=2).output
+    assert "f.yaml:3: secrets[0]: 'My_Secret' can't be" in said
+    assert "canary.versions.a.secrets" in said
 
 
 def test_without_a_kind_of_manifest_it_says_which_there_are() -> None:
