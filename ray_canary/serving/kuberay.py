@@ -185,7 +185,7 @@ def _cluster(plan: Plan, wanted: Pods, around: Surroundings, ray_version: str) -
     found["workerGroupSpecs"] = [
         {
             "groupName": group.name,
-            **({"labels": dict(group.labels)} if group.labels else {}),
+            "labels": dict(group.node().labels),
             "replicas": least[group.name] if wanted.autoscale else most[group.name],
             "minReplicas": least[group.name] if wanted.autoscale else most[group.name],
             "maxReplicas": most[group.name],

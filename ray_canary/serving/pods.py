@@ -103,7 +103,9 @@ def head(plan: Plan, pods: Pods) -> Manifest:
 def worker(plan: Plan, pods: Pods, group: Workers) -> Manifest:
     """Return the pod template of a group of workers."""
     memory = group.size.memory_bytes + _OVERHEAD_BYTES + _OBJECT_STORE_BYTES
-    size = _size(group.size.cpus + INGRESS_CPUS, memory, group.gpus)
+    size = _size(group.size.cpus + INGRESS_CPUS, memory)
+    if group.gpus:
+        size[_gpu(group.accelerator_type)] = str(group.gpus)
     # Serve stops what still drains when only its graceful shutdown timeout is left.
     deadline_s = pods.drain_s + math.ceil(plan.ray.hosts.graceful_shutdown_timeout_s)
     drain = ["python", "-m", "ray_canary.serving.drain", f"--seconds={deadline_s}"]
@@ -220,10 +222,14 @@ def _ports(plan: Plan) -> dict[str, int]:
     return {"serve": plan.ray.http.port, "metrics": METRICS_PORT, "haproxy": HAPROXY_METRICS_PORT}
 
 
-def _size(cpus: int, memory_bytes: int, gpus: int = 0) -> Manifest:
+def _size(cpus: int, memory_bytes: int) -> Manifest:
     """Return an amount in Kubernetes' terms. Requests and limits are the same, so that no neighbour takes it away."""
-    size = {"cpu": str(cpus), "memory": _quantity(memory_bytes)}
-    return {**size, "nvidia.com/gpu": str(gpus)} if gpus else size
+    return {"cpu": str(cpus), "memory": _quantity(memory_bytes)}
+
+
+def _gpu(kind: str | None) -> str:
+    """Return what Kubernetes calls GPUs of a kind: each maker's device plugin has its own name."""
+    return "amd.com/gpu" if (kind or "").startswith("AMD-") else "nvidia.com/gpu"
 
 
 def _quantity(size: int) -> str:

@@ -7,14 +7,22 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, Self
 
-from ray_canary import nodelabels, quantities
+from ray_canary import legal, nodelabels, quantities
 from ray_canary.errors import ConfigError, DoesNotFit
+from ray_canary.instances import ACCELERATORS
 from ray_canary.nodelabels import Node
 from ray_canary.plan import Plan
 from ray_canary.serving import fitting
 from ray_canary.serving.fitting import Demand
 
 Resources = dict[str, float]
+
+#: Less is a slip of the pen: `16` is 16 bytes.
+_LEAST_MEMORY: Final = 2**20
+#: BentoML's words for GPUs; not Ray's.
+_BENTOML_KIND = re.compile("(nvidia|amd)-[a-z0-9-]*")
+_GROUP_LABEL: Final = "ray.io/node-group"
+_KIND_LABEL: Final = "ray.io/accelerator-type"
 
 #: A part of the names of pods, and a label's value.
 _GROUP = re.compile(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?")
@@ -37,10 +45,16 @@ class Size:
         cpus, comma, memory = text.partition(",")
         if not (comma and cpus.isascii() and cpus.isdigit()):
             raise ConfigError.of(f"{text!r} is not {form}", what)
+        if not int(cpus):
+            raise ConfigError.of(f"{text!r}: it needs a CPU at least", what)
         try:
-            return cls(int(cpus), quantities.memory(memory))
+            size = quantities.memory(memory)
         except ValueError as error:
             raise ConfigError.of(f"{text!r} is not {form}: {error}", what) from None
+        if size < _LEAST_MEMORY:
+            hint = f"did you mean {memory}Gi?" if memory.isdigit() else None
+            raise ConfigError.of(f"{text!r}: {memory} of memory is less than 1Mi", what, hint=hint)
+        return cls(int(cpus), size)
 
 
 @dataclass(frozen=True)
@@ -72,16 +86,16 @@ class Workers:
         if not _GROUP.fullmatch(name) or len(parts) not in (2, 3, 4) or not (gpus.isascii() and gpus.isdigit()):
             raise ConfigError.of(f"{text!r} is not {_FORM}", "--workers")
         size = Size.parse(",".join(parts[:2]), "--workers", _FORM)
-        if not size.cpus:
-            raise ConfigError.of(f"{text!r}: a worker needs a CPU at least", "--workers")
         kind = parts[3] if len(parts) > 3 else None
         if kind and not int(gpus):
             raise ConfigError.of(f"{text!r} is given a kind of GPU, {kind}, but no GPU", "--workers")
-        return cls(name, size, int(gpus), kind or None, labels)
+        return cls(name, size, int(gpus), _kind(text, kind) if kind else None, labels)
 
     def node(self) -> Node:
         """Return what one worker has."""
-        return Node(self.resources(), self.labels)
+        kind = {_KIND_LABEL: self.accelerator_type} if self.accelerator_type else {}
+        # Ray gives a node these two by itself; its autoscaler has to be told them of nodes that are not there yet.
+        return Node(self.resources(), {_GROUP_LABEL: self.name, **kind, **self.labels})
 
     def resources(self) -> Resources:
         """Return what one worker has, in Ray's terms."""
@@ -91,6 +105,22 @@ class Workers:
         if self.accelerator_type:
             found[f"accelerator_type:{self.accelerator_type}"] = 1
         return found
+
+
+def _kind(text: str, kind: str) -> str:
+    """Return Ray's name of a kind of GPU that is given in Ray's or in BentoML's words. Raises ConfigError."""
+    known = set(ACCELERATORS.values())
+    if found := ACCELERATORS.get(kind, kind if kind in known else None):
+        return found
+    nearest = legal.nearest_of(kind, (*sorted(known), *ACCELERATORS))
+    slip = _BENTOML_KIND.fullmatch(kind) or (nearest and nearest.lower() == kind.lower())
+    if slip or not re.fullmatch(nodelabels.VALUE, kind):
+        raise ConfigError.of(
+            f"{text!r}: {kind!r} is not Ray's name of a GPU, like L4, nor BentoML's, like nvidia-l4",
+            "--workers",
+            hint=f"did you mean {nearest}?" if nearest else None,
+        )
+    return kind
 
 
 DEFAULT: Final = Workers("workers", Size(4, 16 * 2**30))

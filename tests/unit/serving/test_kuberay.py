@@ -215,7 +215,9 @@ def test_rays_autoscaler_reads_the_room_of_each_worker(store: BentoStore) -> Non
     types = read["available_node_types"]
     assert types["headgroup"]["resources"]["CPU"] == 0
     assert types["workers"]["resources"] == {"CPU": 5, "memory": 16 * 2**30}
-    assert types["b"]["labels"] == {"pool": "b"}
+    # It makes a node for a replica only where it knows the labels that the replica asks for.
+    assert types["b"]["labels"] == {"pool": "b", "ray.io/node-group": "b"}
+    assert types["l4"]["labels"] == {"ray.io/accelerator-type": "L4", "ray.io/node-group": "l4"}
     assert types["l4"]["resources"] == {"CPU": 9, "memory": 2**35, "GPU": 1, "accelerator_type:L4": 1}
 
 
@@ -288,6 +290,15 @@ def test_gpus_are_asked_of_kubernetes_and_told_to_ray(store: BentoStore) -> None
     group = cluster_of(made(planned(store, file()), workers=(DEFAULT, L4)))["workerGroupSpecs"][1]
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert group["rayStartParams"]["num-gpus"] == "1"
+
+
+def test_gpus_have_their_makers_name(store: BentoStore) -> None:
+    amd = Workers.parse("amd=4,16Gi,1,amd-mi300x")
+    group = cluster_of(made(planned(store, file()), workers=(DEFAULT, amd)))["workerGroupSpecs"][1]
+    for amount in group["template"]["spec"]["containers"][0]["resources"].values():
+        assert amount["amd.com/gpu"] == "1"
+        assert "nvidia.com/gpu" not in amount
+    assert "AMD-Instinct-MI300X-OAM" in group["rayStartParams"]["resources"]
 
 
 def test_draining_has_the_time_that_replicas_and_streams_have(store: BentoStore) -> None:

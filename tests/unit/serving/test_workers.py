@@ -145,9 +145,25 @@ def test_replicas_that_are_to_be_spread_or_to_be_on_labelled_nodes_get_workers_t
         counts(planned(tmp_path, replicas(2, 2), ray=ray), (DEFAULT,), most=False)
 
 
+def test_rays_own_labels_of_a_node_can_be_asked_for(tmp_path: Path) -> None:
+    for label, value in (("ray.io/node-group", "l4"), ("ray.io/accelerator-type", "L4")):
+        ray = {"placement": {"main": {"node_labels": {label: value}}}}
+        assert counts(planned(tmp_path, replicas(1, 1), ray=ray), (DEFAULT, L4), most=False) == {"workers": 1, "l4": 1}
+        with pytest.raises(DoesNotFit, match=f"{label}={value}"):
+            counts(planned(tmp_path, replicas(1, 1), ray=ray), (DEFAULT,), most=False)
+
+
+@pytest.mark.parametrize(("text", "said"), [("0,8Gi", "needs a CPU"), ("2,8", "less than 1Mi; did you mean 8Gi?")])
+def test_a_size_that_is_a_slip_of_the_pen_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Size.parse(text, "--head")
+
+
 def test_groups_are_read_as_they_are_written() -> None:
     assert Workers.parse("workers=4,16Gi") == DEFAULT
     assert Workers("l4", Size(4, 2**34), 1, "L4") == L4
+    assert Workers.parse("l4=4,16Gi,1,nvidia-l4") == L4
+    assert Workers.parse("l=4,16Gi,1,L40S").accelerator_type == "L40S"
     assert Workers.parse("g=2,512Mi,2") == Workers("g", Size(2, 2**29), 2)
     labels = {"pool": "b", "example.com/zone": "a"}
     assert Workers.parse("b=4,16Gi,pool=b,example.com/zone=a") == Workers("b", Size(4, 2**34), labels=labels)
@@ -164,6 +180,10 @@ def test_groups_are_read_as_they_are_written() -> None:
         ("w=500m,16Gi", "is not NAME=CPUS,MEMORY"),
         ("w=4,16Gb", "an amount of memory ends in"),
         ("w=0,16Gi", "needs a CPU"),
+        ("w=4,16", "16 of memory is less than 1Mi; did you mean 16Gi?"),
+        ("w=4,16Gi,1,L 4", "'L 4' is not Ray's name of a GPU, like L4, .*did you mean L4"),
+        ("w=4,16Gi,1,l4", "did you mean L4"),
+        ("w=4,16Gi,1,nvidia-l5", "did you mean nvidia-l4"),
         ("w=4,16Gi,0,L4", "a kind of GPU, L4, but no GPU"),
         ("w=4,16Gi,pool=b,1,L4", "is not NAME=CPUS,MEMORY"),
         ("w=4,16Gi,pool=!b", "pool=!b is not a node's label"),
