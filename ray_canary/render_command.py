@@ -123,13 +123,16 @@ def render(
     if target == "-":
         click.echo(text, nl=False)
         return
-    if not new_cluster and (before := _before(target, planned.name)):
+    before = _before(target, planned.name)
+    if before and not new_cluster:
         _check_in_place(before, manifest, target)
     try:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError.of(f"can't be written: {error.strerror}", target) from None
     out.print(f"Wrote {target}. Apply it with `kubectl apply -f {target}`.")
+    if before and not kuberay.makes_new_cluster(before, manifest):
+        _say_recounted(before, manifest, planned.name, namespace)
 
 
 def _in_file(file: str, make: Callable[[], T]) -> T:
@@ -182,10 +185,28 @@ def _before(path: str, name: str) -> Mapping[str, Any] | None:
     there = next((one for one in documents if isinstance(one, Mapping) and one.get("kind") == "RayService"), None)
     if there is None:
         raise ConfigError.of("is there already, and is not a RayService; choose another file", path)
+    if wrong := kuberay.misshapen(there):
+        raise ConfigError.of(
+            f"is there already, and can't be compared: its {wrong}, which no RayService has; mend it, or choose "
+            "another file",
+            path,
+        )
     of = (there.get("metadata") or {}).get("name")
     if of != name:
         raise ConfigError.of(f"is there already, and is the RayService of {of!r}; choose another file", path)
     return there
+
+
+def _say_recounted(before: Mapping[str, Any], after: Mapping[str, Any], name: str, namespace: str | None) -> None:
+    """Say which groups should have other numbers of workers, and what has to be done for that."""
+    if found := kuberay.recounted(before, after):
+        changes = ", ".join(change for _, change, _ in found)
+        command = kuberay.recount_command(found, name, namespace)
+        sentence = (
+            f"other numbers of workers ({changes}). KubeRay doesn't carry them into the RayCluster that runs: without "
+            f"them, replicas may wait for room for ever. Once applied:\n  {command}"
+        )
+        warnings((sentence,))
 
 
 def _check_in_place(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> None:

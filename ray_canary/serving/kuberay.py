@@ -7,9 +7,10 @@ unless a new RayCluster is asked for, and `makes_new_cluster` finds what would a
 """
 
 import copy
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -207,15 +208,79 @@ def _autoscaler() -> Manifest:
     }
 
 
+def misshapen(manifest: Mapping[str, Any]) -> str | None:
+    """Say what in a RayService that somebody wrote can't be one's, so that it can't be compared; None: nothing."""
+    spec = manifest.get("spec")
+    cluster = spec.get("rayClusterConfig") if isinstance(spec, Mapping) else None
+    groups = cluster.get("workerGroupSpecs") if isinstance(cluster, Mapping) else None
+    each = groups if isinstance(groups, list) else []
+    config = "spec.rayClusterConfig"
+    looked_at = (
+        ("metadata", manifest.get("metadata"), Mapping),
+        ("spec", spec, Mapping),
+        (config, cluster, Mapping),
+        (f"{config}.workerGroupSpecs", groups, list),
+        *(
+            (f"{config}.workerGroupSpecs[{index}]", "" if one is None else one, Mapping)
+            for index, one in enumerate(each)
+        ),
+    )
+    wrong = (f"{where} is {value!r}" for where, value, kind in looked_at if not isinstance(value, kind | None))
+    return next(wrong, None)
+
+
 def makes_new_cluster(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
     """Return what differs between two RayServices so that KubeRay would make a new RayCluster: path, before, after.
 
-    KubeRay compares `rayClusterConfig` without the numbers of workers; new groups at the end are no difference.
+    KubeRay compares `rayClusterConfig` without the numbers of workers, and lists in their order; new groups at the end
+    are no difference.
     """
     old, new = (_compared(one) for one in (before, after))
     groups = new.get("workerGroupSpecs") or []
     new["workerGroupSpecs"] = groups[: len(old.get("workerGroupSpecs") or [])]
-    return tuple(leaf_differences(_keyed(old), _keyed(new)))
+    one, other = _keyed(old), _keyed(new)
+    if found := tuple(leaf_differences(one, other)):
+        return found
+    return tuple((path, was, now) for path, was, now in _orders("", one, other) if was != now)
+
+
+Recount = tuple[int, str, Mapping[str, Any]]
+"""A group with other numbers of workers: its index, what changes, and the numbers."""
+
+
+def recounted(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Recount, ...]:
+    """Return the groups that have other numbers of workers in the second of two RayServices.
+
+    KubeRay carries none of them into a RayCluster that runs.
+    """
+    found: list[Recount] = []
+    for index, (old, new) in enumerate(zip(_groups(before), _groups(after), strict=False)):
+        was, now = ({str(key): group[key] for key in _COUNTS if key in group} for group in (old, new))
+        if was != now:
+            found.append((index, f"{new.get('groupName')}: {_count(was)} -> {_count(now)}", now))
+    return tuple(found)
+
+
+def recount_command(found: Iterable[Recount], name: str, namespace: str | None) -> str:
+    """Return the command that gives a RayCluster which runs the numbers of workers that `recounted` found."""
+    patch = [
+        {"op": "add", "path": f"/spec/workerGroupSpecs/{index}/{key}", "value": count}
+        for index, _, now in found
+        for key, count in now.items()
+    ]
+    kubectl = f"kubectl -n {namespace}" if namespace else "kubectl"
+    which = f"$({kubectl} get raycluster -l ray.io/originated-from-cr-name={name} -o name)"
+    return f"{kubectl} patch {which} --type json -p '{json.dumps(patch)}'"
+
+
+def _count(counts: Mapping[str, Any]) -> str:
+    least, most = (counts.get(key) for key in ("minReplicas", "maxReplicas"))
+    return f"{most}" if least == most else f"{least} to {most}"
+
+
+def _groups(manifest: Mapping[str, Any]) -> list[Manifest]:
+    config = (manifest.get("spec") or {}).get("rayClusterConfig") or {}
+    return list(config.get("workerGroupSpecs") or [])
 
 
 def _compared(manifest: Mapping[str, Any]) -> Manifest:
@@ -226,13 +291,26 @@ def _compared(manifest: Mapping[str, Any]) -> Manifest:
     return found
 
 
+class Listed(dict[str, Any]):
+    """What was a list: the order counts."""
+
+
 def _keyed(value: Any) -> Any:
-    """Return data with every list as a mapping, so that a difference has a short path."""
+    """Return data with every list as a mapping, `Listed`, so that a difference has a short path."""
     if isinstance(value, Mapping):
         return {key: _keyed(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return {_key(inner, index): _keyed(inner) for index, inner in enumerate(value)}
+        return Listed({_key(inner, index): _keyed(inner) for index, inner in enumerate(value)})
     return value
+
+
+def _orders(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the order in which everything stands in two of what `_keyed` made of lists and mappings."""
+    if isinstance(one, Listed) and isinstance(other, Listed):
+        yield path, list(one), list(other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in one.keys() & other.keys():
+            yield from _orders(f"{path}.{key}" if path else str(key), one[key], other[key])
 
 
 def _key(item: Any, index: int) -> str:

@@ -149,6 +149,27 @@ def test_what_is_no_rayservice_is_not_written_over(there: str) -> None:
     assert Path("m.yaml").read_text() == there
 
 
+@pytest.mark.parametrize("spec", ["[a]", "{rayClusterConfig: {workerGroupSpecs: [a]}}"])
+@pytest.mark.parametrize("more", [[], ["--new-cluster"]])
+def test_a_rayservice_that_somebody_broke_is_not_written_over(spec: str, more: list[str]) -> None:
+    there = f"kind: RayService\nmetadata: {{name: summarization-blel}}\nspec: {spec}\n"
+    Path("m.yaml").write_text(there)
+    assert "which no RayService has; mend it" in " ".join(render("-o", "m.yaml", *more, code=2).output.split())
+    assert Path("m.yaml").read_text() == there
+
+
+def test_other_numbers_of_workers_are_said_with_what_has_to_be_done() -> None:
+    render("-o", "m.yaml")
+    assert render("-o", "m.yaml").stderr == ""
+    edit("max_replicas: 3", "max_replicas: 30")
+    said = render("-o", "m.yaml", "--new-cluster").stderr
+    assert "Warning: other numbers of workers (workers: 4 -> " in said
+    assert "kubectl patch $(kubectl get raycluster -l ray.io/originated-from-cr-name=summarization-blel" in said
+    edit("max_replicas: 30", "max_replicas: 3")
+    # A new RayCluster begins with them.
+    assert render("-o", "m.yaml", "--new-cluster", "--image", "i:2").stderr == ""
+
+
 def test_another_deployments_rayservice_is_not_written_over() -> None:
     render("-o", "m.yaml")
     edit("name: summarization-blel", "name: other")

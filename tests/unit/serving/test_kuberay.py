@@ -5,6 +5,7 @@ repository: ray-operator/config/crd/bases/ray.io_rayservices.yaml); the keys of 
 """
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -487,6 +488,57 @@ def test_what_changes_the_pods_makes_one_and_is_named(store: BentoStore) -> None
     assert any("/etc/ray-canary/secrets/db" in where for where, _, _ in mounted)
     assert kuberay.makes_new_cluster(made(planned(store, file()), workers=(DEFAULT, L4)), before) != ()
     assert kuberay.makes_new_cluster(before, made(planned(store, file()), workers=(L4, DEFAULT))) != ()
+
+
+def test_groups_in_another_order_make_one(store: BentoStore) -> None:
+    before, after = (made(planned(store, file()), workers=groups) for groups in ((DEFAULT, L4), (L4, DEFAULT)))
+    assert kuberay.makes_new_cluster(before, after) == (("workerGroupSpecs", ["workers", "l4"], ["l4", "workers"]),)
+    swapped = made(planned(store, file()))
+    containers(swapped)[1]["env"].reverse()
+    ((path, was, now),) = kuberay.makes_new_cluster(made(planned(store, file())), swapped)
+    assert (path, was) == ("workerGroupSpecs.workers.template.spec.containers.ray-worker.env", now[::-1])
+
+
+def test_other_numbers_of_workers_are_found_with_what_carries_them(store: BentoStore) -> None:
+    def of(most: int, *groups: Workers, autoscale: bool = False) -> dict[str, Any]:
+        data = file(services={"Front": {"scaling": {"min_replicas": 1, "max_replicas": most}}})
+        return made(planned(store, data), workers=(L4, DEFAULT, *groups), autoscale=autoscale)
+
+    assert kuberay.recounted(of(1), of(1)) == ()
+    assert kuberay.recounted(of(1), of(1, Workers("more", Size(4, 2**34)))) == ()
+    before, after = of(1), of(30)
+    was, now = (cluster_of(one)["workerGroupSpecs"][1]["replicas"] for one in (before, after))
+    counts = {"replicas": now, "minReplicas": now, "maxReplicas": now}
+    found = kuberay.recounted(before, after)
+    assert found == ((1, f"workers: {was} -> {now}", counts),)
+    command = kuberay.recount_command(found, "words", "prod")
+    assert "kubectl -n prod patch $(kubectl -n prod get raycluster -l ray.io/originated-from-cr-name=words" in command
+    assert json.loads(command.split("'")[1]) == [
+        {"op": "add", "path": f"/spec/workerGroupSpecs/1/{key}", "value": now} for key in counts
+    ]
+    ((_, scaled, _),) = kuberay.recounted(of(1, autoscale=True), of(30, autoscale=True))
+    assert f"to {now}" in scaled
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"metadata": ["a"]}, "metadata is ['a']"),
+        ({"spec": ["a"]}, "spec is ['a']"),
+        ({"spec": {"rayClusterConfig": "x"}}, "spec.rayClusterConfig is 'x'"),
+        ({"spec": {"rayClusterConfig": {"workerGroupSpecs": {"a": 1}}}}, "workerGroupSpecs is {'a': 1}"),
+        ({"spec": {"rayClusterConfig": {"workerGroupSpecs": [{}, "a"]}}}, "workerGroupSpecs[1] is 'a'"),
+    ],
+)
+def test_what_no_rayservice_can_have_is_named(wrong: dict[str, Any], said: str) -> None:
+    assert said in str(kuberay.misshapen(wrong))
+
+
+@pytest.mark.parametrize("right", [{}, {"spec": None}, {"spec": {"rayClusterConfig": {"workerGroupSpecs": None}}}])
+def test_what_is_left_out_of_a_rayservice_can_be_compared(store: BentoStore, right: dict[str, Any]) -> None:
+    assert kuberay.misshapen(right) is None
+    assert kuberay.makes_new_cluster(right, made(planned(store, file()))) != ()
+    assert kuberay.recounted(right, made(planned(store, file()))) == ()
 
 
 def test_a_new_cluster_is_made_only_where_it_is_asked_for(store: BentoStore) -> None:
