@@ -20,7 +20,7 @@ from ray_canary.serving import kuberay
 from ray_canary.serving.kuberay import Surroundings
 from ray_canary.serving.pods import DRAIN_S, Pods, late_starts
 from ray_canary.serving.supply import Shipping
-from ray_canary.serving.workers import Size, Workers
+from ray_canary.serving.workers import Size, Workers, crowded
 
 _DEFAULT_IMAGE = f"ray-canary:{__version__}"
 _NO_TOKEN = "--no-token does without, and lets everybody in who reaches the dashboard"
@@ -114,10 +114,10 @@ def render(
     )
     planned = planning.pushed(file, planning.planned(file, instance_types), Shipping(push, store))
     wanted = replace(wanted, secrets=_in_file(file, lambda: kuberay.secrets_of(planned, secrets)))
-    warnings(late_starts(planned, wanted))
     manifest = _in_file(
         file, lambda: kuberay.ray_service(planned, wanted, around, version("ray"), new_cluster=new_cluster)
     )
+    warnings((*late_starts(planned, wanted), *crowded(planned, wanted.workers)))
     manifests = (manifest, kuberay.network_policy(planned, around))
     text = kuberay.to_yaml(manifests, planned.name, Path(file).name, _command(ctx))
     if target == "-":

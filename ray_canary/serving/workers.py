@@ -142,13 +142,35 @@ def counts(plan: Plan, groups: Sequence[Workers], *, most: bool) -> dict[str, in
         DoesNotFit: a replica fits no worker.
     """
     homes = _homes(plan, groups, most=most)
-    found = {}
-    for group in groups:
-        own = [demand for demand, home in homes if home is group]
-        guests = [demand for demand, home in homes if home is not group and _is_ingress(demand)]
-        found[group.name] = enough(group, own, guests)
+    found = {group.name: enough(group, *_there(group, homes)[:2]) for group in groups}
     first = groups[0].name
     return {**found, first: max(found[first], 1)}
+
+
+def crowded(plan: Plan, groups: Sequence[Workers]) -> tuple[str, ...]:
+    """Return a sentence for every group whose workers others may fill: Ray keeps replicas off a node by labels only."""
+    homes = _homes(plan, groups, most=True)
+    found = []
+    for group in groups:
+        own, ingress, others = _there(group, homes)
+        if own and enough(group, own, (*ingress, *others)) > enough(group, own, ingress):
+            found.append(
+                f"workers of {group.name} are for {_places(own)}, and may be filled by {_places(others)}, which fit "
+                "there as well; keep those off with ray.placement.KEY.node_labels: "
+                f'{{{_GROUP_LABEL}: "!{group.name}"}}, or there may be no room for the former'
+            )
+    return tuple(found)
+
+
+def _there(group: Workers, homes: Sequence[tuple[Demand, Workers]]) -> tuple[list[Demand], list[Demand], list[Demand]]:
+    """Return what is for a group's workers, and what else fits them: ingress replicas, and others."""
+    own = [demand for demand, home in homes if home is group]
+    guests = [demand for demand, home in homes if home is not group and demand.fits(group.node())]
+    return own, [one for one in guests if _is_ingress(one)], [one for one in guests if not _is_ingress(one)]
+
+
+def _places(demands: Sequence[Demand]) -> str:
+    return ", ".join(demand.where for demand in demands)
 
 
 def _homes(plan: Plan, groups: Sequence[Workers], *, most: bool) -> list[tuple[Demand, Workers]]:
@@ -172,8 +194,7 @@ def _is_ingress(demand: Demand) -> bool:
 
 def enough(group: Workers, own: Sequence[Demand], guests: Sequence[Demand]) -> int:
     """Return how many workers of a group have room for each of `own`, wherever the others of them and `guests` are."""
-    there = [*own, *(demand for demand in guests if demand.fits(group.node()))]
-    return max((1 + _full(group, wanted, there) for wanted in own), default=0)
+    return max((1 + _full(group, wanted, (*own, *guests)) for wanted in own), default=0)
 
 
 def _full(group: Workers, wanted: Demand, there: Sequence[Demand]) -> int:

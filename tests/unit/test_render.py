@@ -170,6 +170,14 @@ def test_other_numbers_of_workers_are_said_with_what_has_to_be_done() -> None:
     assert render("-o", "m.yaml", "--new-cluster", "--image", "i:2").stderr == ""
 
 
+def test_workers_that_others_may_fill_are_warned_of() -> None:
+    services = "{Summarization: {instance_type: gpu.l4.1}}"
+    c = f"c: {{bento: 'summarization:zgk7uja3goq62usu', weight: 0, services: {services}}}"
+    edit("  versions:", f"  versions:\n    {c}")
+    said = render("--workers", "workers=4,16Gi", "--workers", "l4=8,32Gi,1,L4").stderr
+    assert "Warning: workers of l4 are for c: services.Summarization, and may be filled by main: " in said
+
+
 def test_another_deployments_rayservice_is_not_written_over() -> None:
     render("-o", "m.yaml")
     edit("name: summarization-blel", "name: other")

@@ -14,7 +14,7 @@ from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
 from ray_canary.resolving import resolve
 from ray_canary.serving.fitting import Demand
-from ray_canary.serving.workers import DEFAULT, Size, Workers, counts, enough
+from ray_canary.serving.workers import DEFAULT, Size, Workers, counts, crowded, enough
 from tests.unit.bento_store import write_bento
 
 TYPES = (
@@ -68,6 +68,23 @@ def test_ingress_replicas_may_be_on_workers_of_any_group(tmp_path: Path) -> None
     elsewhere = {"ingress": {"num_cpus": 2, "node_labels": {"pool": "i"}}}
     plan = planned(tmp_path, replicas(2, 2, "fullgpu"), ray=elsewhere)
     assert counts(plan, (Workers.parse("i=4,16Gi,pool=i"), L4), most=False) == {"i": 1, "l4": 2}
+
+
+def test_who_may_fill_the_workers_that_are_for_others_is_named_unless_labels_keep_them_off(tmp_path: Path) -> None:
+    def plan(**more: Any) -> Plan:
+        a = {"bento": "b:1", "weight": 1, "services": {"S": replicas(1, 1, "full")}}
+        canary = {"route_type": "random", "versions": {"a": a}}
+        return planned(tmp_path, replicas(2, 2, "fullgpu"), canary=canary, **more)
+
+    (said,) = crowded(plan(), (DEFAULT, L4))
+    assert said.startswith("workers of l4 are for main: services.S, and may be filled by a: services.S,")
+    assert 'ray.placement.KEY.node_labels: {ray.io/node-group: "!l4"}' in said
+    kept_off = {"placement": {"a": {"node_labels": {"ray.io/node-group": "!l4"}}}}
+    assert crowded(plan(ray=kept_off), (DEFAULT, L4)) == ()
+    assert crowded(plan(), (L4,)) == ()
+    # Who is small fits beside them, in what a worker has for ingress replicas.
+    small = planned(tmp_path, replicas(2, 2, "fullgpu"))
+    assert crowded(small, (DEFAULT, L4)) == ()
 
 
 SIZES = [(0.25, 1), (0.5, 2), (1, 2), (1.5, 3), (2, 8), (3, 1), (4, 4), (4, 16)]
