@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -200,9 +201,9 @@ def enough(group: Workers, own: Sequence[Demand], guests: Sequence[Demand]) -> i
 def _full(group: Workers, wanted: Demand, there: Sequence[Demand]) -> int:
     """Return how many workers could be so full of other replicas that one more of `wanted` has no room there, at most.
 
-    A worker has none when the others take more of some resource than `wanted` leaves of it. What each takes is counted
-    as a part of the least that does so; the parts on a full worker are then 1 together, or more. Amounts are counted in
-    what all of them are multiples of: beside 8 of 16 GiB, it takes 10 of those that have 2 each to be in the way.
+    A worker has none when the others take more of some resource than `wanted` leaves of it. Each of them is a part of
+    the least that does so, 1 at most. Amounts are counted in what all of them are multiples of: where `wanted` leaves 8
+    of 16 GiB and the others have 2 or 8 each, that least is 10.
     """
     room = _amounts({**group.resources(), "CPU": group.size.cpus + INGRESS_CPUS})
     taken = [_amounts(one.resources) for one in there]
@@ -210,13 +211,30 @@ def _full(group: Workers, wanted: Demand, there: Sequence[Demand]) -> int:
     for name, amount in _amounts(wanted.resources).items():
         step = math.gcd(*(one.get(name, 0) for one in taken))
         least[name] = ((room[name] - amount) // step + 1) * step
-    total = Fraction(0)
+    parts: Counter[Fraction] = Counter()
     for one, amounts in zip(there, taken, strict=True):
-        parts = [Fraction(amounts.get(name, 0), amount) for name, amount in least.items()]
+        of_it = [Fraction(amounts.get(name, 0), amount) for name, amount in least.items()]
         if one is wanted and wanted.per_node is not None:
-            parts.append(Fraction(1, wanted.per_node))
-        total += min(Fraction(1), max(parts, default=Fraction(0))) * (one.replicas - (one is wanted))
-    return math.floor(total)
+            of_it.append(Fraction(1, wanted.per_node))
+        parts[min(Fraction(1), max(of_it, default=Fraction(0)))] += one.replicas - (one is wanted)
+    return _filled(parts)
+
+
+def _filled(parts: Mapping[Fraction, int]) -> int:
+    """Return how many wholes can be covered with these parts (from 0 to 1) at most, or a few more.
+
+    Whatever weights the parts have, if all that cover a whole weigh 1 together, no more are covered than all weigh.
+    For each `most`, these are such weights: when no part is larger than it, `k` are needed, and `k - 1` of them leave
+    `rest`; so each weighs 1/k, one smaller than `rest` less in proportion, and one larger than `most` weighs 1.
+    """
+
+    def weight(part: Fraction, most: Fraction) -> Fraction:
+        k = math.ceil(1 / most)
+        rest = 1 - (k - 1) * most
+        return Fraction(1) if part > most else min(Fraction(1), part / rest) / k
+
+    mosts = {Fraction(1), *(part for part in parts if part)}
+    return math.floor(min(sum(weight(part, most) * count for part, count in parts.items()) for most in mosts))
 
 
 def _amounts(resources: Mapping[str, float]) -> dict[str, int]:

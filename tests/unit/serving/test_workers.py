@@ -87,10 +87,21 @@ def test_who_may_fill_the_workers_that_are_for_others_is_named_unless_labels_kee
     assert crowded(small, (DEFAULT, L4)) == ()
 
 
+def test_hardly_more_workers_are_counted_than_can_be_filled() -> None:
+    def demand(replicas: int, cpus: float, gib: float) -> Demand:
+        return Demand("d", "S", replicas, {"CPU": cpus, "memory": gib * 2**30})
+
+    # Two of these fit on a worker; each of the five small ones can keep one of them off a worker of its own.
+    assert enough(DEFAULT, [demand(38, 2, 8), demand(5, 0.5, 2)], [demand(4, 0.25, 0)]) == 22
+    assert enough(DEFAULT, [demand(38, 2, 8)], []) == 19
+    assert enough(DEFAULT, [demand(30, 0.5, 5)], []) == 10
+    assert enough(DEFAULT, [demand(30, 0.5, 5), demand(1, 0.5, 2)], []) == 11
+
+
 SIZES = [(0.25, 1), (0.5, 2), (1, 2), (1.5, 3), (2, 8), (3, 1), (4, 4), (4, 16)]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_every_replica_finds_room_in_whatever_order_and_on_whichever_worker_they_start(seed: int) -> None:
     """Replicas start on any worker that has room, end, and start again, as in updates of everything at once."""
     chance = random.Random(seed)
