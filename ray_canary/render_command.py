@@ -1,10 +1,11 @@
 """The command that makes manifests: render."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -14,14 +15,18 @@ from ray_canary import __version__, planning, yamlfile
 from ray_canary.errors import ConfigError, Conflict
 from ray_canary.options import push as _push
 from ray_canary.options import store as _store
-from ray_canary.screens import out
+from ray_canary.screens import out, warnings
 from ray_canary.serving import kuberay
 from ray_canary.serving.kuberay import Surroundings
-from ray_canary.serving.pods import Pods
+from ray_canary.serving.pods import DRAIN_S, Pods, late_starts
 from ray_canary.serving.supply import Shipping
-from ray_canary.serving.workers import Size, Workers
+from ray_canary.serving.workers import Size, Workers, crowded
 
 _DEFAULT_IMAGE = f"ray-canary:{__version__}"
+_NO_TOKEN = "--no-token does without, and lets everybody in who reaches the dashboard"
+_IN_IMAGE = "--bentos-in-image does without"
+
+T = TypeVar("T")
 
 
 @click.command()
@@ -42,6 +47,14 @@ _DEFAULT_IMAGE = f"ray-canary:{__version__}"
 )
 @click.option("--head", metavar="CPUS,MEMORY", default="2,8Gi", show_default=True, help="The size of the head.")
 @click.option("--autoscale/--no-autoscale", default=False, show_default=True, help="Workers come and go with replicas.")
+@click.option(
+    "--drain",
+    type=click.IntRange(min=60),
+    metavar="SECONDS",
+    default=DRAIN_S,
+    show_default=True,
+    help="Replicas may take so long to start elsewhere when a worker goes.",
+)
 @click.option("--bentos", "claim", default="bentos", show_default=True, help="The volume claim with the Bento store.")
 @click.option("--bentos-in-image", is_flag=True, help="Mount no volume: the image has the Bentos.")
 @click.option("--secret", "secrets", multiple=True, metavar="NAME", help="Mount this Secret, too; repeatable.")
@@ -66,6 +79,7 @@ def render(
     groups: tuple[str, ...],
     head: str,
     autoscale: bool,
+    drain: int,
     claim: str,
     bentos_in_image: bool,
     secrets: tuple[str, ...],
@@ -83,34 +97,53 @@ def render(
 
     Written over an earlier one, it refuses what would replace all pods, unless that is asked for by --new-cluster.
     """
-    planned = planning.pushed(file, planning.planned(file, instance_types), Shipping(push, store))
+    secret = "a Kubernetes Secret"
+    around = Surroundings(
+        namespace=None if namespace is None else kuberay.named(namespace, "a namespace", "--namespace"),
+        redis=None if no_redis else kuberay.given(redis, "--redis", "--no-redis does without"),
+        redis_secret=kuberay.named(redis_secret, secret, "--redis-secret"),
+        token_secret=None if no_token else kuberay.named(token_secret, secret, "--token-secret", _NO_TOKEN),
+    )
     wanted = Pods(
-        image=image,
+        image=kuberay.given(image, "--image"),
         workers=_groups(groups),
         head=Size.parse(head, "--head"),
-        secrets=kuberay.secrets_of(planned, secrets),
-        bentos=None if bentos_in_image else claim,
+        bentos=None if bentos_in_image else kuberay.named(claim, "a volume claim", "--bentos", _IN_IMAGE),
         autoscale=autoscale,
+        drain_s=drain,
     )
-    around = Surroundings(
-        namespace=namespace,
-        redis=None if no_redis else redis,
-        redis_secret=redis_secret,
-        token_secret=None if no_token else token_secret,
+    planned = planning.pushed(file, planning.planned(file, instance_types), Shipping(push, store))
+    wanted = replace(wanted, secrets=_in_file(file, lambda: kuberay.secrets_of(planned, secrets)))
+    manifest = _in_file(
+        file, lambda: kuberay.ray_service(planned, wanted, around, version("ray"), new_cluster=new_cluster)
     )
-    manifest = kuberay.ray_service(planned, wanted, around, version("ray"), new_cluster=new_cluster)
+    warnings((*late_starts(planned, wanted), *crowded(planned, wanted.workers)))
     manifests = (manifest, kuberay.network_policy(planned, around))
     text = kuberay.to_yaml(manifests, planned.name, Path(file).name, _command(ctx))
     if target == "-":
         click.echo(text, nl=False)
         return
-    if not new_cluster and (before := _before(target, planned.name)):
+    before = _before(target, planned.name)
+    if before and not new_cluster:
         _check_in_place(before, manifest, target)
     try:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError.of(f"can't be written: {error.strerror}", target) from None
     out.print(f"Wrote {target}. Apply it with `kubectl apply -f {target}`.")
+    if before and not kuberay.makes_new_cluster(before, manifest):
+        _say_recounted(before, manifest, planned.name, namespace)
+
+
+def _in_file(file: str, make: Callable[[], T]) -> T:
+    """Make something of a plan, and name the file and the line in what is wrong with it."""
+    try:
+        return make()
+    except ConfigError as error:
+        if error.source:
+            raise
+        lines = yamlfile.loads(yamlfile.read(file), file).lines
+        raise ConfigError((problem.located(lines) for problem in error.problems), file) from None
 
 
 def _groups(texts: tuple[str, ...]) -> tuple[Workers, ...]:
@@ -152,10 +185,28 @@ def _before(path: str, name: str) -> Mapping[str, Any] | None:
     there = next((one for one in documents if isinstance(one, Mapping) and one.get("kind") == "RayService"), None)
     if there is None:
         raise ConfigError.of("is there already, and is not a RayService; choose another file", path)
+    if wrong := kuberay.misshapen(there):
+        raise ConfigError.of(
+            f"is there already, and can't be compared: its {wrong}, which no RayService has; mend it, or choose "
+            "another file",
+            path,
+        )
     of = (there.get("metadata") or {}).get("name")
     if of != name:
         raise ConfigError.of(f"is there already, and is the RayService of {of!r}; choose another file", path)
     return there
+
+
+def _say_recounted(before: Mapping[str, Any], after: Mapping[str, Any], name: str, namespace: str | None) -> None:
+    """Say which groups should have other numbers of workers, and what has to be done for that."""
+    if found := kuberay.recounted(before, after):
+        changes = ", ".join(change for _, change, _ in found)
+        command = kuberay.recount_command(found, name, namespace)
+        sentence = (
+            f"other numbers of workers ({changes}). KubeRay doesn't carry them into the RayCluster that runs: without "
+            f"them, replicas may wait for room for ever. Once applied:\n  {command}"
+        )
+        warnings((sentence,))
 
 
 def _check_in_place(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> None:

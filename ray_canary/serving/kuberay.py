@@ -7,14 +7,15 @@ unless a new RayCluster is asked for, and `makes_new_cluster` finds what would a
 """
 
 import copy
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ray_canary.errors import ConfigError, Problem
-from ray_canary.plan import Plan, leaf_differences
+from ray_canary.errors import ConfigError, Problem, path_text
+from ray_canary.plan import Plan, SecretPlan, leaf_differences
 from ray_canary.serving import compile, pods
 from ray_canary.serving.pods import Manifest, Pods
 from ray_canary.serving.workers import counts
@@ -22,8 +23,10 @@ from ray_canary.serving.workers import counts
 #: KubeRay's own limit: it makes names of Services from it.
 _LONGEST_NAME: Final = 47
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-#: Of Kubernetes' Secrets.
-_SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+#: Of Kubernetes' Secrets, and of most of what it has.
+_OBJECT_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_OBJECT_FORM: Final = "lower-case letters, digits, - and ., with a letter or a digit at the ends"
 #: Of a worker group: what KubeRay leaves out when it compares two RayClusters.
 _COUNTS: Final = ("replicas", "minReplicas", "maxReplicas")
 
@@ -43,19 +46,53 @@ class Surroundings:
     token_secret: str | None = "ray-token"
 
 
+def named(name: str, what: str, option: str, off: str = "") -> str:
+    """Return what an option names, if it can be the name of an object of Kubernetes; `off` is what to do without it.
+
+    Raises:
+        ConfigError: it can't, or there is none: an empty name would leave out what it is for.
+    """
+    given(name, option, off)
+    if not _OBJECT_NAME.fullmatch(name) or (option == "--namespace" and not re.fullmatch(_LABEL, name)):
+        raise ConfigError.of(f"{name!r} can't be the name of {what}: {_OBJECT_FORM}", option)
+    return name
+
+
+def given(value: str, option: str, off: str = "") -> str:
+    """Return an option's value. Raises ConfigError if it is empty, or has spaces."""
+    if not value:
+        raise ConfigError.of("is empty, as where a shell variable isn't set", option, hint=off or None)
+    if re.search(r"\s", value):
+        raise ConfigError.of(f"{value!r} has spaces", option)
+    return value
+
+
 def secrets_of(plan: Plan, more: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the names of the secrets to mount: the file's, main's and every version's, then `more`.
+    """Return the names of the secrets to mount: the file's, main's and every version's, then `more`, of `--secret`.
 
     Raises:
         ConfigError: one can't be the name of a Kubernetes Secret.
     """
-    named = [secret.name for target in plan.targets.values() for secret in target.secrets]
-    names = tuple(sorted({*named, *more}))
-    wrong = [Problem("secrets", f"{name!r} can't be the name of a Kubernetes Secret", name) for name in names]
-    found = [problem for problem, name in zip(wrong, names, strict=True) if not _SECRET_NAME.fullmatch(name)]
-    if found:
-        raise ConfigError(found)
-    return names
+    what = "a Kubernetes Secret"
+    extra = {named(name, what, "--secret") for name in more}
+    places = {secret.name: _place(plan, key, secret.name) for key, secret in reversed(_secrets(plan))}
+    wrong = [name for name in places if not _OBJECT_NAME.fullmatch(name)]
+    if wrong:
+        message = f"can't be the name of {what}: {_OBJECT_FORM}"
+        raise ConfigError(Problem(places[name], f"{name!r} {message}", name) for name in reversed(wrong))
+    return tuple(sorted({*places, *extra}))
+
+
+def _secrets(plan: Plan) -> list[tuple[str, SecretPlan]]:
+    return [(key, secret) for key, target in plan.targets.items() for secret in target.secrets]
+
+
+def _place(plan: Plan, key: str, name: str) -> str:
+    """Return where the file names a secret that a target has: among all versions' secrets, or among its own."""
+    mains = list(plan.file.get("secrets") or ())
+    if name in mains:
+        return path_text(("secrets", mains.index(name)))
+    return path_text(("canary", "versions", key, "secrets"))
 
 
 def ray_service(
@@ -64,12 +101,15 @@ def ray_service(
     """Return the RayService of a Deployment.
 
     Raises:
-        ConfigError: its name can't be a RayService's.
+        ConfigError: its name can't be a RayService's, or its port is taken in every pod.
         DoesNotFit: a replica is larger than every worker.
     """
     if not _NAME.fullmatch(plan.name) or len(plan.name) > _LONGEST_NAME:
         message = f"{plan.name!r} can't be the name of a RayService: at most {_LONGEST_NAME} characters, a letter first"
         raise ConfigError.of(message, path="name")
+    if who := pods.taken(plan.ray.http.port):
+        message = f"{plan.ray.http.port} is {who} in each pod"
+        raise ConfigError.of(message, path="ray.http.port", hint=f"choose another one, but none of {pods.TAKEN_TEXT}")
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
@@ -146,7 +186,7 @@ def _cluster(plan: Plan, wanted: Pods, around: Surroundings, ray_version: str) -
     found["workerGroupSpecs"] = [
         {
             "groupName": group.name,
-            **({"labels": dict(group.labels)} if group.labels else {}),
+            "labels": dict(group.node().labels),
             "replicas": least[group.name] if wanted.autoscale else most[group.name],
             "minReplicas": least[group.name] if wanted.autoscale else most[group.name],
             "maxReplicas": most[group.name],
@@ -168,15 +208,79 @@ def _autoscaler() -> Manifest:
     }
 
 
+def misshapen(manifest: Mapping[str, Any]) -> str | None:
+    """Say what in a RayService that somebody wrote can't be one's, so that it can't be compared; None: nothing."""
+    spec = manifest.get("spec")
+    cluster = spec.get("rayClusterConfig") if isinstance(spec, Mapping) else None
+    groups = cluster.get("workerGroupSpecs") if isinstance(cluster, Mapping) else None
+    each = groups if isinstance(groups, list) else []
+    config = "spec.rayClusterConfig"
+    looked_at = (
+        ("metadata", manifest.get("metadata"), Mapping),
+        ("spec", spec, Mapping),
+        (config, cluster, Mapping),
+        (f"{config}.workerGroupSpecs", groups, list),
+        *(
+            (f"{config}.workerGroupSpecs[{index}]", "" if one is None else one, Mapping)
+            for index, one in enumerate(each)
+        ),
+    )
+    wrong = (f"{where} is {value!r}" for where, value, kind in looked_at if not isinstance(value, kind | None))
+    return next(wrong, None)
+
+
 def makes_new_cluster(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
     """Return what differs between two RayServices so that KubeRay would make a new RayCluster: path, before, after.
 
-    KubeRay compares `rayClusterConfig` without the numbers of workers; new groups at the end are no difference.
+    KubeRay compares `rayClusterConfig` without the numbers of workers, and lists in their order; new groups at the end
+    are no difference.
     """
     old, new = (_compared(one) for one in (before, after))
     groups = new.get("workerGroupSpecs") or []
     new["workerGroupSpecs"] = groups[: len(old.get("workerGroupSpecs") or [])]
-    return tuple(leaf_differences(_keyed(old), _keyed(new)))
+    one, other = _keyed(old), _keyed(new)
+    if found := tuple(leaf_differences(one, other)):
+        return found
+    return tuple((path, was, now) for path, was, now in _orders("", one, other) if was != now)
+
+
+Recount = tuple[int, str, Mapping[str, Any]]
+"""A group with other numbers of workers: its index, what changes, and the numbers."""
+
+
+def recounted(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Recount, ...]:
+    """Return the groups that have other numbers of workers in the second of two RayServices.
+
+    KubeRay carries none of them into a RayCluster that runs.
+    """
+    found: list[Recount] = []
+    for index, (old, new) in enumerate(zip(_groups(before), _groups(after), strict=False)):
+        was, now = ({str(key): group[key] for key in _COUNTS if key in group} for group in (old, new))
+        if was != now:
+            found.append((index, f"{new.get('groupName')}: {_count(was)} -> {_count(now)}", now))
+    return tuple(found)
+
+
+def recount_command(found: Iterable[Recount], name: str, namespace: str | None) -> str:
+    """Return the command that gives a RayCluster which runs the numbers of workers that `recounted` found."""
+    patch = [
+        {"op": "add", "path": f"/spec/workerGroupSpecs/{index}/{key}", "value": count}
+        for index, _, now in found
+        for key, count in now.items()
+    ]
+    kubectl = f"kubectl -n {namespace}" if namespace else "kubectl"
+    which = f"$({kubectl} get raycluster -l ray.io/originated-from-cr-name={name} -o name)"
+    return f"{kubectl} patch {which} --type json -p '{json.dumps(patch)}'"
+
+
+def _count(counts: Mapping[str, Any]) -> str:
+    least, most = (counts.get(key) for key in ("minReplicas", "maxReplicas"))
+    return f"{most}" if least == most else f"{least} to {most}"
+
+
+def _groups(manifest: Mapping[str, Any]) -> list[Manifest]:
+    config = (manifest.get("spec") or {}).get("rayClusterConfig") or {}
+    return list(config.get("workerGroupSpecs") or [])
 
 
 def _compared(manifest: Mapping[str, Any]) -> Manifest:
@@ -187,13 +291,26 @@ def _compared(manifest: Mapping[str, Any]) -> Manifest:
     return found
 
 
+class Listed(dict[str, Any]):
+    """What was a list: the order counts."""
+
+
 def _keyed(value: Any) -> Any:
-    """Return data with every list as a mapping, so that a difference has a short path."""
+    """Return data with every list as a mapping, `Listed`, so that a difference has a short path."""
     if isinstance(value, Mapping):
         return {key: _keyed(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return {_key(inner, index): _keyed(inner) for index, inner in enumerate(value)}
+        return Listed({_key(inner, index): _keyed(inner) for index, inner in enumerate(value)})
     return value
+
+
+def _orders(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the order in which everything stands in two of what `_keyed` made of lists and mappings."""
+    if isinstance(one, Listed) and isinstance(other, Listed):
+        yield path, list(one), list(other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in one.keys() & other.keys():
+            yield from _orders(f"{path}.{key}" if path else str(key), one[key], other[key])
 
 
 def _key(item: Any, index: int) -> str:

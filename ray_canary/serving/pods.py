@@ -1,12 +1,13 @@
 """Pods of a Ray cluster on Kubernetes: containers, probes, draining, and what they may not do. Plain data, no Ray."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ray_canary.plan import DEFAULT_SECRETS_DIR, Plan
 from ray_canary.serving.local import haproxy_settings
-from ray_canary.serving.workers import DEFAULT, Size, Workers
+from ray_canary.serving.workers import DEFAULT, INGRESS_CPUS, Size, Workers
 
 Manifest = dict[str, Any]
 
@@ -14,17 +15,20 @@ Manifest = dict[str, Any]
 USER_ID: Final = 1000
 BENTOML_HOME: Final = "/home/ray/bentoml"
 
-#: What a worker's pod has beside the room for replicas: Ray's own processes, HAProxy, and ingress replicas, which
-#: reserve no memory (0.15 GiB each as measured); then Ray's object store, which large requests by handle pass.
-_OVERHEAD_CPUS: Final = 0.5
+#: What a worker's pod has beside the room for replicas and `INGRESS_CPUS`: memory for Ray's own processes, HAProxy, and
+#: ingress replicas, which reserve none (0.15 GiB each as measured); then Ray's object store, which large requests by
+#: handle pass.
 _OVERHEAD_BYTES: Final = 2 * 2**30
 _OBJECT_STORE_BYTES: Final = 512 * 2**20
 
-#: Seconds for the replicas that take a draining worker's place to start, and for Kubernetes to be told.
-_DRAIN_SLACK_S: Final = 180
+#: Seconds that a replica which takes a draining one's place has to start: twice the default `cold_start_timeout`.
+#: An option and not the file's `cold_start_timeout`, since an edit of a version must not touch the pods.
+DRAIN_S: Final = 600
 #: Seconds of the grace period that are left to Ray for ending.
 _END_S: Final = 30
 
+GCS_PORT: Final = 6379
+CLIENT_PORT: Final = 10001
 DASHBOARD_PORT: Final = 8265
 #: Of Ray's agent on each node, which knows whether its Raylet and its GCS live.
 AGENT_PORT: Final = 52365
@@ -35,10 +39,37 @@ DASHBOARD_METRICS_PORT: Final = 44227
 AUTOSCALER_METRICS_PORT: Final = 44217
 METRICS_PORTS: Final = (METRICS_PORT, HAPROXY_METRICS_PORT, DASHBOARD_METRICS_PORT, AUTOSCALER_METRICS_PORT)
 
+#: Ports that users can't have, since somebody in a pod listens there.
+_TAKEN: Final[Mapping[range, str]] = {
+    **{
+        range(port, port + 1): whose
+        for port, whose in (
+            (GCS_PORT, "GCS's"),
+            (METRICS_PORT, "that of Ray's metrics"),
+            (DASHBOARD_PORT, "the dashboard's"),
+            (8404, "that of HAProxy's statistics"),
+            (8500, "that of Serve's own proxy"),
+            (HAPROXY_METRICS_PORT, "that of HAProxy's metrics"),
+            (CLIENT_PORT, "that of Ray's client"),
+            (AUTOSCALER_METRICS_PORT, "that of the autoscaler's metrics"),
+            (DASHBOARD_METRICS_PORT, "that of the dashboard's metrics"),
+            (AGENT_PORT, "that of Ray's agent"),
+        )
+    },
+    range(10002, 20000): "one of those of Ray's workers",
+    range(30000, 31001): "one of those of replicas",
+}
+TAKEN_TEXT: Final = ", ".join(
+    str(ports[0]) if len(ports) == 1 else f"{ports[0]} to {ports[-1]}" for ports in sorted(_TAKEN, key=min)
+)
+
 
 @dataclass(frozen=True)
 class Pods:
-    """What a cluster's pods are like. Nothing in here depends on a canary version, but for secrets that it names."""
+    """What a cluster's pods are like. Nothing in here depends on a canary version, but for secrets that it names.
+
+    `drain_s`: seconds that replicas have to start elsewhere before Serve stops those of a worker that goes.
+    """
 
     image: str
     workers: tuple[Workers, ...] = (DEFAULT,)
@@ -46,11 +77,17 @@ class Pods:
     secrets: tuple[str, ...] = ()
     bentos: str | None = "bentos"
     autoscale: bool = False
+    drain_s: int = DRAIN_S
+
+
+def taken(port: int) -> str:
+    """Say whose a port is in a pod; nothing, if users can have it."""
+    return next((whose for ports, whose in _TAKEN.items() if port in ports), "")
 
 
 def head(plan: Plan, pods: Pods) -> Manifest:
     """Return the head's pod template. It has no replica and no user: while it is away, everybody else goes on."""
-    ports = {"gcs-server": 6379, "dashboard": DASHBOARD_PORT, "client": 10001, **_ports(plan)}
+    ports = {"gcs-server": GCS_PORT, "dashboard": DASHBOARD_PORT, "client": CLIENT_PORT, **_ports(plan)}
     ports["dash-metrics"] = DASHBOARD_METRICS_PORT
     if pods.autoscale:
         ports["as-metrics"] = AUTOSCALER_METRICS_PORT
@@ -66,9 +103,12 @@ def head(plan: Plan, pods: Pods) -> Manifest:
 def worker(plan: Plan, pods: Pods, group: Workers) -> Manifest:
     """Return the pod template of a group of workers."""
     memory = group.size.memory_bytes + _OVERHEAD_BYTES + _OBJECT_STORE_BYTES
-    size = _size(group.size.cpus + _OVERHEAD_CPUS, memory, group.gpus)
-    grace_s = math.ceil(plan.ray.hosts.graceful_shutdown_timeout_s) + _DRAIN_SLACK_S
-    drain = ["python", "-m", "ray_canary.serving.drain", f"--seconds={grace_s - _END_S}"]
+    size = _size(group.size.cpus + INGRESS_CPUS, memory)
+    if group.gpus:
+        size[_gpu(group.accelerator_type)] = str(group.gpus)
+    # Serve stops what still drains when only its graceful shutdown timeout is left.
+    deadline_s = pods.drain_s + math.ceil(plan.ray.hosts.graceful_shutdown_timeout_s)
+    drain = ["python", "-m", "ray_canary.serving.drain", f"--seconds={deadline_s}"]
     container = {
         **_container("ray-worker", plan, pods, size, _ports(plan)),
         # Of the Raylet. What KubeRay would put here asks the same with wget, which an image may not have.
@@ -89,10 +129,21 @@ def worker(plan: Plan, pods: Pods, group: Workers) -> Manifest:
         ]
     if mounts:
         container["volumeMounts"] = mounts
-    template = _pod(plan, container, pods, grace_s=grace_s, token=False)
+    template = _pod(plan, container, pods, grace_s=deadline_s + _END_S, token=False)
     if volumes:
         template["spec"]["volumes"] = volumes
     return template
+
+
+def late_starts(plan: Plan, pods: Pods) -> tuple[str, ...]:
+    """Return a sentence for every version whose file says that it may take longer to start than a drain gives it."""
+    slow = [target for target in plan.targets.values() if target.cold_start_timeout_s > pods.drain_s]
+    return tuple(
+        f"{target.key}: services.{target.entry_service}.cold_start_timeout is {target.cold_start_timeout_s:g} s, and "
+        f"when a worker goes, Serve stops its replicas after --drain {pods.drain_s} s, whether others have started "
+        f"by then or not; --drain {math.ceil(target.cold_start_timeout_s)} gives them the time (it changes all pods)"
+        for target in slow
+    )
 
 
 def head_params() -> dict[str, str]:
@@ -102,9 +153,9 @@ def head_params() -> dict[str, str]:
 
 
 def worker_params(group: Workers) -> dict[str, str]:
-    """Return a worker's arguments of `ray start`: the room for replicas, which is less than the pod's."""
+    """Return a worker's arguments of `ray start`: the room for replicas, and CPUs for ingress replicas."""
     found = {
-        "num-cpus": str(group.size.cpus),
+        "num-cpus": str(group.size.cpus + INGRESS_CPUS),
         "memory": str(group.size.memory_bytes),
         "object-store-memory": str(_OBJECT_STORE_BYTES),
     }
@@ -171,10 +222,14 @@ def _ports(plan: Plan) -> dict[str, int]:
     return {"serve": plan.ray.http.port, "metrics": METRICS_PORT, "haproxy": HAPROXY_METRICS_PORT}
 
 
-def _size(cpus: float, memory_bytes: int, gpus: int = 0) -> Manifest:
+def _size(cpus: int, memory_bytes: int) -> Manifest:
     """Return an amount in Kubernetes' terms. Requests and limits are the same, so that no neighbour takes it away."""
-    size = {"cpu": f"{math.ceil(cpus * 1000)}m" if cpus % 1 else str(int(cpus)), "memory": _quantity(memory_bytes)}
-    return {**size, "nvidia.com/gpu": str(gpus)} if gpus else size
+    return {"cpu": str(cpus), "memory": _quantity(memory_bytes)}
+
+
+def _gpu(kind: str | None) -> str:
+    """Return what Kubernetes calls GPUs of a kind: each maker's device plugin has its own name."""
+    return "amd.com/gpu" if (kind or "").startswith("AMD-") else "nvidia.com/gpu"
 
 
 def _quantity(size: int) -> str:

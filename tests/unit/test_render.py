@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from ray_canary.cli import cli
+from ray_canary.serving.pods import taken
 from tests.unit.bento_store import demo_store
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,15 @@ def test_the_options_are_what_the_pods_are_like() -> None:
     assert volumes[1]["persistentVolumeClaim"]["claimName"] == "store"
 
 
+def test_a_version_that_starts_slowly_is_warned_of_unless_workers_wait_for_it() -> None:
+    edit("  scaling:", "  cold_start_timeout: 1500\n    scaling:")
+    assert "Warning: main: services.Summarization.cold_start_timeout is 1500 s" in render().stderr
+    worker = documents(render("--drain", "1500").stdout)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    assert worker["template"]["spec"]["terminationGracePeriodSeconds"] > 1500 + 600
+    assert "cold_start" not in render("--drain", "1500").stderr
+    assert "60" in render("--drain", "59", code=2).output
+
+
 def test_what_is_switched_off_is_not_there() -> None:
     cluster = documents(render("--no-redis", "--no-token", "--bentos-in-image").stdout)[0]["spec"]["rayClusterConfig"]
     assert not {"authOptions", "gcsFaultToleranceOptions"} & set(cluster)
@@ -139,6 +149,35 @@ def test_what_is_no_rayservice_is_not_written_over(there: str) -> None:
     assert Path("m.yaml").read_text() == there
 
 
+@pytest.mark.parametrize("spec", ["[a]", "{rayClusterConfig: {workerGroupSpecs: [a]}}"])
+@pytest.mark.parametrize("more", [[], ["--new-cluster"]])
+def test_a_rayservice_that_somebody_broke_is_not_written_over(spec: str, more: list[str]) -> None:
+    there = f"kind: RayService\nmetadata: {{name: summarization-blel}}\nspec: {spec}\n"
+    Path("m.yaml").write_text(there)
+    assert "which no RayService has; mend it" in " ".join(render("-o", "m.yaml", *more, code=2).output.split())
+    assert Path("m.yaml").read_text() == there
+
+
+def test_other_numbers_of_workers_are_said_with_what_has_to_be_done() -> None:
+    render("-o", "m.yaml")
+    assert render("-o", "m.yaml").stderr == ""
+    edit("max_replicas: 3", "max_replicas: 30")
+    said = render("-o", "m.yaml", "--new-cluster").stderr
+    assert "Warning: other numbers of workers (workers: 4 -> " in said
+    assert "kubectl patch $(kubectl get raycluster -l ray.io/originated-from-cr-name=summarization-blel" in said
+    edit("max_replicas: 30", "max_replicas: 3")
+    # A new RayCluster begins with them.
+    assert render("-o", "m.yaml", "--new-cluster", "--image", "i:2").stderr == ""
+
+
+def test_workers_that_others_may_fill_are_warned_of() -> None:
+    services = "{Summarization: {instance_type: gpu.l4.1}}"
+    c = f"c: {{bento: 'summarization:zgk7uja3goq62usu', weight: 0, services: {services}}}"
+    edit("  versions:", f"  versions:\n    {c}")
+    said = render("--workers", "workers=4,16Gi", "--workers", "l4=8,32Gi,1,L4").stderr
+    assert "Warning: workers of l4 are for c: services.Summarization, and may be filled by main: " in said
+
+
 def test_another_deployments_rayservice_is_not_written_over() -> None:
     render("-o", "m.yaml")
     edit("name: summarization-blel", "name: other")
@@ -152,12 +191,62 @@ def test_another_deployments_rayservice_is_not_written_over() -> None:
         (["--workers", "w=1,1Gi", "--workers", "w=2,1Gi"], "the group 'w' is given twice"),
         (["--head", "big"], "--head: 'big' is not CPUS,MEMORY"),
         (["--workers", "w=1,4Gi"], "no worker has that (w: 1 CPU"),
-        (["--secret", "My_Secret"], "can't be the name of a Kubernetes Secret"),
+        (["--secret", "My_Secret"], "--secret: 'My_Secret' can't be the name of a Kubernetes Secret"),
+        (["--redis-secret", "Bad Secret"], "--redis-secret: 'Bad Secret' has spaces"),
+        (["--bentos", "Bad"], "--bentos: 'Bad' can't be the name of a volume claim"),
+        (["--namespace", "a.b"], "--namespace: 'a.b' can't be the name of a namespace"),
+        (["--image", "a b"], "--image: 'a b' has spaces"),
         (["-o", "no/such/folder/m.yaml"], "can't be written"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_with_exit_code_2(arguments: list[str], said: str) -> None:
     assert said in " ".join(render(*arguments, code=2).output.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "off"),
+    [
+        ("--token-secret", "--no-token"),
+        ("--redis", "--no-redis"),
+        ("--bentos", "--bentos-in-image"),
+        ("--image", ""),
+        ("--namespace", ""),
+        ("--redis-secret", ""),
+        ("--secret", ""),
+    ],
+)
+def test_an_empty_value_is_refused_and_leaves_nothing_out(option: str, off: str) -> None:
+    said = render(f"{option}=", "-o", "m.yaml", code=2).output
+    assert f"{option}: is empty, as where a shell variable isn't set" in said
+    assert off in said
+    assert not Path("m.yaml").exists()
+    if off:
+        render(f"{option}=", off)
+
+
+@pytest.mark.parametrize("port", [6379, 8080, 8265, 8404, 8500, 9101, 10001, 12345, 30000, 31000, 44217, 44227, 52365])
+def test_a_port_that_every_pod_has_taken_is_refused_where_it_stands(port: int) -> None:
+    edit("access_authorization", f"ray: {{http: {{port: {port}}}}}\naccess_authorization")
+    said = " ".join(render(code=2).output.split())
+    assert f"f.yaml:3: ray.http.port: {port} is " in said
+    assert "choose another one, but none of 6379, 8080" in said
+
+
+def test_every_port_of_a_pod_but_that_of_users_is_taken() -> None:
+    cluster = documents(render("--autoscale").stdout)[0]["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        ports = {one["name"]: one["containerPort"] for one in group["template"]["spec"]["containers"][0]["ports"]}
+        assert [name for name, port in ports.items() if not taken(port)] == ["serve"]
+
+
+def test_a_secrets_wrong_name_is_said_with_its_place() -> None:
+    edit("weight: 20", "weight: 20\n      secrets: [ok, B_ad]")
+    said = render(code=2).output
+    assert "f.yaml:25: canary.versions.a.secrets: 'B_ad' can't be the name of a Kubernetes Secret" in said
+    edit("access_authorization", "secrets: [My_Secret]\naccess_authorization")
+    said = render(code=2).output
+    assert "f.yaml:3: secrets[0]: 'My_Secret' can't be" in said
+    assert "canary.versions.a.secrets" in said
 
 
 def test_without_a_kind_of_manifest_it_says_which_there_are() -> None:

@@ -5,6 +5,7 @@ repository: ray-operator/config/crd/bases/ray.io_rayservices.yaml); the keys of 
 """
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from ray_canary.resolving import resolve
 from ray_canary.serving import kuberay, local
 from ray_canary.serving.compile import serve_config
 from ray_canary.serving.kuberay import Surroundings
-from ray_canary.serving.pods import Pods
+from ray_canary.serving.pods import Pods, late_starts
 from ray_canary.serving.settings import IngressSettings
 from ray_canary.serving.workers import DEFAULT, Size, Workers
 from tests.unit.bento_store import write_bento
@@ -214,9 +215,11 @@ def test_rays_autoscaler_reads_the_room_of_each_worker(store: BentoStore) -> Non
     read = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "n", "namespace": "ns"}, "spec": spec})
     types = read["available_node_types"]
     assert types["headgroup"]["resources"]["CPU"] == 0
-    assert types["workers"]["resources"] == {"CPU": 4, "memory": 16 * 2**30}
-    assert types["b"]["labels"] == {"pool": "b"}
-    assert types["l4"]["resources"] == {"CPU": 8, "memory": 2**35, "GPU": 1, "accelerator_type:L4": 1}
+    assert types["workers"]["resources"] == {"CPU": 5, "memory": 16 * 2**30}
+    # It makes a node for a replica only where it knows the labels that the replica asks for.
+    assert types["b"]["labels"] == {"pool": "b", "ray.io/node-group": "b"}
+    assert types["l4"]["labels"] == {"ray.io/accelerator-type": "L4", "ray.io/node-group": "l4"}
+    assert types["l4"]["resources"] == {"CPU": 9, "memory": 2**35, "GPU": 1, "accelerator_type:L4": 1}
 
 
 def test_kuberays_own_rules_are_kept(manifest: dict[str, Any]) -> None:
@@ -278,10 +281,25 @@ def test_a_workers_pod_has_more_memory_than_its_replicas_may_reserve(store: Bent
     assert int(limit.removesuffix("Mi")) * 2**20 == reserved + 2 * 2**30
 
 
+def test_a_worker_has_a_cpu_for_ingress_replicas_beside_the_room_for_others_and_its_pod_too(store: BentoStore) -> None:
+    group = cluster_of(made(planned(store, file())))["workerGroupSpecs"][0]
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "5"
+    assert group["rayStartParams"]["num-cpus"] == "5"
+
+
 def test_gpus_are_asked_of_kubernetes_and_told_to_ray(store: BentoStore) -> None:
     group = cluster_of(made(planned(store, file()), workers=(DEFAULT, L4)))["workerGroupSpecs"][1]
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert group["rayStartParams"]["num-gpus"] == "1"
+
+
+def test_gpus_have_their_makers_name(store: BentoStore) -> None:
+    amd = Workers.parse("amd=4,16Gi,1,amd-mi300x")
+    group = cluster_of(made(planned(store, file()), workers=(DEFAULT, amd)))["workerGroupSpecs"][1]
+    for amount in group["template"]["spec"]["containers"][0]["resources"].values():
+        assert amount["amd.com/gpu"] == "1"
+        assert "nvidia.com/gpu" not in amount
+    assert "AMD-Instinct-MI300X-OAM" in group["rayStartParams"]["resources"]
 
 
 def test_draining_has_the_time_that_replicas_and_streams_have(store: BentoStore) -> None:
@@ -289,11 +307,50 @@ def test_draining_has_the_time_that_replicas_and_streams_have(store: BentoStore)
     manifest = made(planned(store, file(ray=hosts)))
     spec = templates(manifest)[1]["spec"]
     container = spec["containers"][0]
-    waits = float(container["lifecycle"]["preStop"]["exec"]["command"][-1].removeprefix("--seconds="))
+    waits = deadline(manifest)
     assert 1200 < waits < spec["terminationGracePeriodSeconds"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert 1200 < int(env["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) < waits
     assert manifest["spec"]["rayClusterDeletionDelaySeconds"] > 1200
+
+
+def deadline(manifest: Mapping[str, Any]) -> float:
+    """Return the seconds after which a worker's drain is over."""
+    hook = containers(manifest)[1]["lifecycle"]["preStop"]["exec"]["command"]
+    return float(hook[-1].removeprefix("--seconds="))
+
+
+@pytest.mark.parametrize("timeout_s", [20, 1200])
+@pytest.mark.parametrize(("said", "drain_s"), [({}, 600), ({"drain_s": 90}, 90), ({"drain_s": 1800}, 1800)])
+def test_a_replacement_has_the_time_to_start_that_is_asked_for(
+    store: BentoStore, timeout_s: int, said: dict[str, Any], drain_s: int
+) -> None:
+    plan = planned(store, file(ray={"hosts": {"graceful_shutdown_timeout_s": timeout_s}}))
+    manifest = made(plan, **said)
+    # When so much is left as a replica has for its shutdown, Serve stops it, whether another one runs or not.
+    assert deadline(manifest) - timeout_s == drain_s
+    assert deadline(manifest) < templates(manifest)[1]["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_serve_stops_replicas_of_a_draining_node_when_their_shutdown_timeout_is_left() -> None:
+    """What the drain's deadline is made from; private to Serve (ray 2.60)."""
+    import inspect
+
+    from ray.serve._private.deployment_state import DeploymentState
+
+    source = inspect.getsource(DeploymentState._partition_groups_to_stop)
+    assert "effective_deadline - timeout_ms" in source
+
+
+def test_a_version_that_may_start_slower_than_a_drain_waits_is_named(store: BentoStore) -> None:
+    data = file()
+    data["canary"]["versions"]["a"]["services"] = {"Front": {"cold_start_timeout": 900}}
+    plan = planned(store, data)
+    (said,) = late_starts(plan, Pods("i:1"))
+    assert said.startswith("a: services.Front.cold_start_timeout is 900 s")
+    assert "--drain 900 gives them the time" in said
+    assert late_starts(plan, Pods("i:1", drain_s=900)) == ()
+    assert late_starts(planned(store, file()), Pods("i:1")) == ()
 
 
 def test_the_head_has_no_replicas_and_no_users(manifest: dict[str, Any]) -> None:
@@ -383,6 +440,7 @@ CANARY_EDITS: Mapping[str, Any] = {
     "its instance type": {"services": {"Front": {"instance_type": "cpu.4"}}},
     "its scaling": {"services": {"Front": {"scaling": {"min_replicas": 0, "max_replicas": 9}}}},
     "its environment": {"envs": [{"name": "X", "value": "y"}]},
+    "its time to start": {"services": {"Front": {"cold_start_timeout": 3600}}},
     "its timeout": {"services": {"Front": {"config_overrides": {"traffic": {"timeout": 3600}}}}},
     "its strategy": {"services": {"Back": {"deployment_strategy": "Recreate"}}},
 }
@@ -430,6 +488,57 @@ def test_what_changes_the_pods_makes_one_and_is_named(store: BentoStore) -> None
     assert any("/etc/ray-canary/secrets/db" in where for where, _, _ in mounted)
     assert kuberay.makes_new_cluster(made(planned(store, file()), workers=(DEFAULT, L4)), before) != ()
     assert kuberay.makes_new_cluster(before, made(planned(store, file()), workers=(L4, DEFAULT))) != ()
+
+
+def test_groups_in_another_order_make_one(store: BentoStore) -> None:
+    before, after = (made(planned(store, file()), workers=groups) for groups in ((DEFAULT, L4), (L4, DEFAULT)))
+    assert kuberay.makes_new_cluster(before, after) == (("workerGroupSpecs", ["workers", "l4"], ["l4", "workers"]),)
+    swapped = made(planned(store, file()))
+    containers(swapped)[1]["env"].reverse()
+    ((path, was, now),) = kuberay.makes_new_cluster(made(planned(store, file())), swapped)
+    assert (path, was) == ("workerGroupSpecs.workers.template.spec.containers.ray-worker.env", now[::-1])
+
+
+def test_other_numbers_of_workers_are_found_with_what_carries_them(store: BentoStore) -> None:
+    def of(most: int, *groups: Workers, autoscale: bool = False) -> dict[str, Any]:
+        data = file(services={"Front": {"scaling": {"min_replicas": 1, "max_replicas": most}}})
+        return made(planned(store, data), workers=(L4, DEFAULT, *groups), autoscale=autoscale)
+
+    assert kuberay.recounted(of(1), of(1)) == ()
+    assert kuberay.recounted(of(1), of(1, Workers("more", Size(4, 2**34)))) == ()
+    before, after = of(1), of(30)
+    was, now = (cluster_of(one)["workerGroupSpecs"][1]["replicas"] for one in (before, after))
+    counts = {"replicas": now, "minReplicas": now, "maxReplicas": now}
+    found = kuberay.recounted(before, after)
+    assert found == ((1, f"workers: {was} -> {now}", counts),)
+    command = kuberay.recount_command(found, "words", "prod")
+    assert "kubectl -n prod patch $(kubectl -n prod get raycluster -l ray.io/originated-from-cr-name=words" in command
+    assert json.loads(command.split("'")[1]) == [
+        {"op": "add", "path": f"/spec/workerGroupSpecs/1/{key}", "value": now} for key in counts
+    ]
+    ((_, scaled, _),) = kuberay.recounted(of(1, autoscale=True), of(30, autoscale=True))
+    assert f"to {now}" in scaled
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"metadata": ["a"]}, "metadata is ['a']"),
+        ({"spec": ["a"]}, "spec is ['a']"),
+        ({"spec": {"rayClusterConfig": "x"}}, "spec.rayClusterConfig is 'x'"),
+        ({"spec": {"rayClusterConfig": {"workerGroupSpecs": {"a": 1}}}}, "workerGroupSpecs is {'a': 1}"),
+        ({"spec": {"rayClusterConfig": {"workerGroupSpecs": [{}, "a"]}}}, "workerGroupSpecs[1] is 'a'"),
+    ],
+)
+def test_what_no_rayservice_can_have_is_named(wrong: dict[str, Any], said: str) -> None:
+    assert said in str(kuberay.misshapen(wrong))
+
+
+@pytest.mark.parametrize("right", [{}, {"spec": None}, {"spec": {"rayClusterConfig": {"workerGroupSpecs": None}}}])
+def test_what_is_left_out_of_a_rayservice_can_be_compared(store: BentoStore, right: dict[str, Any]) -> None:
+    assert kuberay.misshapen(right) is None
+    assert kuberay.makes_new_cluster(right, made(planned(store, file()))) != ()
+    assert kuberay.recounted(right, made(planned(store, file()))) == ()
 
 
 def test_a_new_cluster_is_made_only_where_it_is_asked_for(store: BentoStore) -> None:
