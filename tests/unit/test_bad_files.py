@@ -191,6 +191,20 @@ BAD = {
             "nor a URL; like /shared/bentos or s3://bucket/bentos"
         ],
     ),
+    "the root as a folder for Bentos": (
+        GOOD + "ray: {bento_store: /}\n",
+        [
+            'f.yaml:3: ray.bento_store: "/" is not a place to keep Bentos in: it names no folder; '
+            "name one that all nodes share, like /shared/bentos"
+        ],
+    ),
+    "the root as a URL for Bentos": (
+        GOOD + "ray: {bento_store: 'file:///'}\n",
+        [
+            "f.yaml:3: ray.bento_store: this URL is not a place to keep Bentos in: it names no folder; "
+            "name one that all nodes share, like /shared/bentos"
+        ],
+    ),
     "a place for Bentos that can't be written": (
         GOOD + "ray: {bento_store: 'https://bentos.example/all'}\n",
         [
