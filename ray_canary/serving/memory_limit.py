@@ -118,7 +118,8 @@ class _Start:
             if self._succeeded:
                 return False
             self.ended = self.ended or why
-        self._loop.call_soon_threadsafe(self._cancel)
+        with suppress(RuntimeError):  # The loop is closed: the process is about to end, and is killed like any other.
+            self._loop.call_soon_threadsafe(self._cancel)
         if not self._left.wait(_HELD_UP_S):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(_Stop))
         return True
