@@ -22,6 +22,8 @@ from ray_canary.fields import (
     EnvValue,
     Flag,
     Free,
+    Gpus,
+    GpuType,
     LabelKey,
     LabelSelector,
     Many,
@@ -29,6 +31,7 @@ from ray_canary.fields import (
     Name,
     Natural,
     Percent,
+    PerNode,
     Port,
     Positive,
     RoutePrefix,
@@ -114,8 +117,8 @@ class Resources(_Model):
 
     cpu: Cpu | None = Field(default=None, description="CPU cores, like 500m or 2.")
     memory: Memory | None = Field(default=None, description="Memory, like 512Mi; a bare number is in Gi.")
-    gpu: AboveZero | None = Field(default=None, description="The number of GPUs.")
-    gpu_type: Text | None = Field(default=None, description="The kind of GPU, like nvidia-l4.")
+    gpu: Gpus | None = Field(default=None, description="The number of GPUs.")
+    gpu_type: GpuType | None = Field(default=None, description="The kind of GPU, like nvidia-l4.")
     tpu_type: Text | None = Field(default=None, description="The kind of TPU.")
 
 
@@ -216,7 +219,7 @@ class Ingress(_Model):
         description="How many requests in progress an ingress replica is good for; scaling aims at it, where "
         "`max_replicas` is greater than `num_replicas`.",
     )
-    max_replicas_per_node: Positive | None = Field(
+    max_replicas_per_node: PerNode | None = Field(
         default=None, description="How many ingress replicas one node has at most; 1 spreads them over the nodes."
     )
     node_labels: Block[dict[LabelKey, LabelSelector]] = Field(
@@ -297,7 +300,7 @@ class Placement(_Model):
         default={},
         description="What labels a node must have, beside what the instance type says; the same label here wins.",
     )
-    max_replicas_per_node: Positive | None = Field(
+    max_replicas_per_node: PerNode | None = Field(
         default=None, description="How many replicas of one service of the target a node has at most."
     )
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ray_canary import places, quantities
-from ray_canary.legal import BENTO_TAG, Legal, one_of, refuse, show
+from ray_canary.accelerators import ACCELERATORS
+from ray_canary.legal import BENTO_TAG, Legal, did_you_mean, one_of, refuse, show
 from ray_canary.nodelabels import KEY, SELECTOR
 
 T = TypeVar("T")
@@ -70,6 +71,14 @@ def _not_reserved(name: str) -> str:
     return name
 
 
+def _known_gpu(kind: str) -> str:
+    if kind not in ACCELERATORS:
+        other = "for another kind, use an instance type with accelerator_type, Ray's name of it"
+        hint = " ".join(filter(None, (did_you_mean(kind, ACCELERATORS), other)))
+        raise refuse(f"the gpu_type {show(kind)} is not known here", hint)
+    return kind
+
+
 def _from_int(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -92,6 +101,7 @@ Natural = Annotated[int, Field(ge=0), Legal("a whole number, 0 or more")]
 Positive = Annotated[int, Field(ge=1), Legal("a whole number, 1 or more")]
 Seconds = Annotated[int | float, Field(gt=0, lt=math.inf), Legal("a number of seconds above 0")]
 Backlog = Annotated[int, Field(ge=64), Legal("a whole number, 64 or more")]
+PerNode = Annotated[int, Field(ge=1, le=100), Legal("a whole number from 1 to 100")]  # Serve's own bounds
 Window = Annotated[int, Field(ge=0, le=3600), Legal("a whole number of seconds from 0 to 3600")]
 Port = Annotated[int, Field(ge=1, le=65535), Legal("a port from 1 to 65535")]
 AboveZero = Annotated[int | float, Field(gt=0, lt=math.inf), Legal("a number above 0")]
@@ -173,6 +183,12 @@ Memory = Annotated[
     AfterValidator(_checked(partial(quantities.memory, bare="Gi"))),
     Legal("an amount of memory, like 512Mi or 2Gi"),
 ]
+Gpus = Annotated[
+    int | float,
+    AfterValidator(_checked(quantities.gpus)),
+    Legal("a whole number of GPUs, 1 or more, or a part of one, like 0.5"),
+]
+GpuType = Annotated[str, Legal("a kind of GPU in BentoML's words, like nvidia-l4"), AfterValidator(_known_gpu)]
 Free = Annotated[dict[str, Any], Legal("a mapping")]
 Many = Annotated[
     tuple[T, ...], Field(strict=False), BeforeValidator(lambda value: () if value is None else value)

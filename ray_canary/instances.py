@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ray_canary import legal, quantities, yamlfile
+from ray_canary.accelerators import ACCELERATORS as ACCELERATORS
 from ray_canary.errors import ConfigError, Problem
 from ray_canary.fields import LabelKey, LabelSelector
 from ray_canary.legal import Legal, refuse
@@ -19,28 +20,6 @@ ENVIRONMENT_VARIABLE = "RAY_CANARY_INSTANCE_TYPES"
 """Names a catalogue file to use in place of the built-in one."""
 
 _LEAST_MEMORY = 2**20  # `memory: 2` is two bytes to Kubernetes, and a slip of the pen
-
-ACCELERATORS: Mapping[str, str] = {
-    "nvidia-tesla-t4": "T4",
-    "nvidia-tesla-p4": "P4",
-    "nvidia-tesla-k80": "K80",
-    "nvidia-tesla-p100": "P100",
-    "nvidia-tesla-v100": "V100",
-    "nvidia-tesla-a100": "A100",
-    "nvidia-tesla-h100": "H100",
-    "nvidia-a10g": "A10G",
-    "nvidia-l4": "L4",
-    "nvidia-a100-80gb": "A100-80G",
-    "nvidia-h100-80gb": "H100",
-    "nvidia-h200-141gb": "H200",
-    "nvidia-b200": "B200",
-    "nvidia-gb200": "GB200",
-    "nvidia-rtx-pro-6000": "RTX-PRO-6000",
-    "amd-mi300x": "AMD-Instinct-MI300X-OAM",
-    "amd-mi325x": "AMD-Instinct-MI325X-OAM",
-    "amd-mi355x": "AMD-Instinct-MI355X-OAM",
-}
-"""BentoML's names of GPUs, and Ray's."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +109,18 @@ def bento_resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
         if wanted.get("memory") is not None:
             found["memory"] = quantities.memory(wanted["memory"], bare="Gi")
         if wanted.get("gpu"):
-            found["num_gpus"] = float(wanted["gpu"])
+            found["num_gpus"] = quantities.gpus(wanted["gpu"])
     except ValueError as error:
         raise ConfigError.of(str(error), path="resources") from None
     if "num_gpus" in found and (accelerator := ACCELERATORS.get(wanted.get("gpu_type") or "")):
         found["accelerator_type"] = accelerator
     return found
+
+
+def unknown_gpu(wanted: Mapping[str, Any]) -> str | None:
+    """Return the kind of GPU that a Bento service's own `resources` ask for, if it is not known here."""
+    kind = wanted.get("gpu_type")
+    return str(kind) if wanted.get("gpu") and kind and kind not in ACCELERATORS else None
 
 
 def _cores(quantity: str | int | float) -> float:

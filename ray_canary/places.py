@@ -67,6 +67,8 @@ def check_bento(bento: str) -> None:
 def check_store(place: str) -> None:
     """Raise NotAPlace for a text that is no place to keep Bentos in."""
     if place.startswith("/"):
+        if not place.strip("/"):
+            raise _no_folder()
         if "\0" in place or "\n" in place or ".." in PurePosixPath(place).parts:
             raise NotAPlace("it has .., a line break or a NUL in it", "write the plain path")
         return
@@ -76,8 +78,14 @@ def check_store(place: str) -> None:
     if scheme in _NO_STORES:
         raise NotAPlace(f"nothing can be kept at {scheme}://", "use a bucket (s3://, gs://), or a folder (file://)")
     _check_location(place, scheme)
+    if scheme == "file" and not urlsplit(place).path.strip("/"):
+        raise _no_folder()
     if urlsplit(place).query:
         raise NotAPlace("it has a query", "name a bucket and a folder in it, and nothing else")
+
+
+def _no_folder() -> NotAPlace:
+    return NotAPlace("it names no folder", "name one that all nodes share, like /shared/bentos")
 
 
 def store_url(place: str) -> str:

@@ -1,4 +1,4 @@
-"""Amounts of CPU and memory, in Kubernetes' notation."""
+"""Amounts of CPU and memory, in Kubernetes' notation, and of GPUs."""
 
 import re
 from decimal import Decimal
@@ -25,6 +25,14 @@ def memory(quantity: str | int | float, *, bare: str = "") -> int:
     if not size:
         raise ValueError(f"{quantity}: this is less than a byte")
     return size
+
+
+def gpus(quantity: str | int | float) -> float:
+    """Return a number of GPUs: Ray gives a replica a part of one, or whole ones."""
+    number = float(quantity)
+    if not 0.0001 <= number < 10**6 or (number > 1 and number % 1):
+        raise ValueError(f"{quantity}: Ray gives a replica whole GPUs, or a part of one that is at least 0.0001")
+    return number
 
 
 def _parts(quantity: str | int | float) -> tuple[Decimal, str]:

@@ -82,7 +82,8 @@ def _files(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
 
-        files, path = url_to_fs(url)
+        # fsspec knows its drivers by small letters only.
+        files, path = url_to_fs(f"{scheme}{url[len(scheme) :]}")
     except ImportError as error:
         needs, install = _DRIVERS.get(scheme, (str(error), ""))
         hint = f": pip install '{install}', here and on every node" if install else ""
@@ -103,9 +104,15 @@ def _told(url: str, what: str) -> Iterator[None]:
         raise Unreachable(f"{url} {what}: {_why(error)}") from error
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
+def _why(error: BaseException) -> str:
+    status = getattr(error, "status", None)  # Of aiohttp's errors, as an HTTP server's answer.
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        # fsspec's driver for HTTP raises this one for whatever happened (2026.9).
+        return _why(error.__cause__)
+    if isinstance(error, FileNotFoundError) or status == 404:
         return "there is no such file"
+    if isinstance(status, int):
+        return f"the server answered {status} {getattr(error, 'message', '')}".rstrip()
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

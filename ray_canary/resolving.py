@@ -10,7 +10,7 @@ from ray_canary import inheritance, requirements
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
 from ray_canary.config import DeploymentFile, Placement, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
-from ray_canary.instances import Catalogue, bento_resources
+from ray_canary.instances import Catalogue, bento_resources, unknown_gpu
 from ray_canary.legal import did_you_mean
 from ray_canary.places import Kind, kind
 from ray_canary.plan import (
@@ -283,6 +283,9 @@ class _Resolver:
             for problem in error.problems:
                 self._problem(f"{place}.{problem.path}", problem.message, problem.hint)
             return {}
+        if kind := unknown_gpu(wanted):
+            said = f"{place}.resources: the Bento asks for a GPU of type {kind}, not known here: any GPU will do"
+            self._warnings.append(f"{said}. An instance type can name it, by accelerator_type")
         if "num_cpus" not in found:
             self._default(f"{place}.instance_type", "1 CPU", "no instance type and no resources are named; Ray's own")
         return {"num_cpus": 1.0, **found}

@@ -26,6 +26,12 @@ _NO_ENVIRONMENT: Final = re.compile(
     r"runtime env failed to be created\..*Last \d+ lines of stdout:\n((?:[ \t]+\S[^\n]*\n?|[ \t]*\n)+)", re.DOTALL
 )
 _LATE_ENVIRONMENT: Final = re.compile(r"Failed to install runtime_env within the timeout of (\d+) seconds")
+#: All that Serve says of a replica whose process was killed while it started (ray 2.60.0).
+_KILLED: Final = "ActorDiedError()"
+_NO_REASON: Final = (
+    "The process of a replica ended while it started, and Serve has no reason. `ray-canary logs` shows its last lines, "
+    "`ray-canary events` what Ray knows of its end."
+)
 _NOT_BUILT: Final = "The Python environment of its own could not be built:"
 
 
@@ -46,10 +52,11 @@ def describe(bento: str, service: str, error: BaseException, hide: Callable[[str
 def find(message: str) -> str | None:
     """Return the Bento's own failure out of a message of Serve's, or None if there is none in it.
 
-    That its Python environment could not be built is one too: then the installer's own words are returned.
+    That its Python environment could not be built is one too: then the installer's own words are returned. So is the
+    end of its process: then where to look is.
     """
     if _BEGINS not in message:
-        return _environment(message)
+        return _environment(message) or (_NO_REASON if _KILLED in message else None)
     return message.split(_BEGINS, 1)[1].split(_ENDS, 1)[0].strip("\n").replace(_OUR_HEADER, _HEADER)
 
 

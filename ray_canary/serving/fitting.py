@@ -33,6 +33,11 @@ class Demand(NamedTuple):
         """Return whether one replica could be on a node, were it empty."""
         return nodelabels.fits(self.selector, node.labels) and within(self.resources, node.resources)
 
+    def room(self, node: Node) -> int:
+        """Return how many of its replicas could be on a node that one fits, were it empty."""
+        each = (node.resources[name] / amount for name, amount in self.resources.items() if amount)
+        return min([int(many + 1e-9) for many in each] + [self.replicas if self.per_node is None else self.per_node])
+
     @property
     def text(self) -> str:
         """Say what a replica needs."""
@@ -104,23 +109,31 @@ def _taken_routes(plan: Plan, cluster: OnCluster) -> Iterator[str]:
 
 def needs(plan: Plan, *, most: bool = False) -> dict[str, float]:
     """Return what a Deployment reserves, in Ray's terms: to begin with, or (`most`) with every replica and surge."""
+    return _sum(demands(plan, most=most))
+
+
+def _sum(found: Iterable[Demand]) -> dict[str, float]:
     total: dict[str, float] = {}
-    for demand in demands(plan, most=most):
+    for demand in found:
         for name, amount in demand.resources.items():
             total[name] = total.get(name, 0) + demand.replicas * amount
     return total
 
 
 def check_fit(plan: Plan, cluster: OnCluster, nodes: Iterable[Node]) -> None:
-    """Refuse a Deployment that would hang pending: a replica that no node can take, or more than is there in all.
+    """Refuse a Deployment that would hang pending: replicas that no nodes can take, or more than is there in all.
+
+    What is refused has no place even on empty nodes, so that what is refused is so, but not everything that is so is.
 
     Raises:
         DoesNotFit: with what is needed, what is there, and which version is too large.
     """
     nodes = list(nodes)
-    found = [sentence for demand in demands(plan, most=False) if (sentence := _nowhere(demand, nodes))]
-    total, others = needs(plan), _reserved_by_others(plan, cluster)
-    there = {name: sum(node.resources.get(name, 0) for node in nodes) for name in total}
+    asked = list(demands(plan, most=False))
+    found = [sentence for demand in asked if (sentence := _nowhere(demand, nodes))]
+    found += [] if found else _crowded(asked, nodes)
+    total, others = _sum(asked), _reserved_by_others(plan, cluster)
+    there = _there(nodes, total)
     short = {name for name in total if total[name] + others.get(name, 0) > there[name] + 1e-9}
     if short and not found:
         taken = {name: others.get(name, 0) for name in short if others.get(name)}
@@ -137,8 +150,12 @@ def _nowhere(demand: Demand, nodes: list[Node]) -> str | None:
     """Say why not all of a deployment's replicas could be on these nodes, were they empty; None if they could."""
     labelled = [node for node in nodes if nodelabels.fits(demand.selector, node.labels)]
     able = [node for node in labelled if within(demand.resources, node.resources)]
-    if able and (demand.per_node is None or demand.per_node * len(able) >= demand.replicas):
+    room = sum(demand.room(node) for node in able)
+    if able and room >= demand.replicas:
         return None
+    if able and (demand.per_node is None or demand.per_node * len(able) >= demand.replicas):
+        said = f"{demand.replicas} replicas, each of which needs {demand.text}"
+        return f"{demand.where}: {said}; all nodes together have room for {room}, each replica being on one of them"
     if able:
         said = f"{demand.replicas} replicas, on each node at most {demand.per_node} of them"
         return f"{demand.where}: {said}; nodes that can take one: {len(able)}"
@@ -148,6 +165,29 @@ def _nowhere(demand: Demand, nodes: list[Node]) -> str | None:
         return f"{demand.where}: a replica needs a node with {nodelabels.text(demand.selector)}; the nodes have {have}"
     largest = text(_largest([node.resources for node in labelled], demand.resources))
     return f"{demand.where}: a replica needs {demand.text}; no node has that much (the largest: {largest})"
+
+
+def _crowded(asked: Iterable[Demand], nodes: list[Node]) -> list[str]:
+    """Say where deployments that all have to go to the same nodes, by these nodes' labels, need more than is there."""
+    by_place: dict[frozenset[int], list[Demand]] = {}
+    for demand in asked:
+        place = frozenset(at for at, node in enumerate(nodes) if nodelabels.fits(demand.selector, node.labels))
+        by_place.setdefault(place, []).append(demand)
+    sentences = []
+    for place in by_place:
+        confined = [demand for inner, found in by_place.items() if inner <= place for demand in found]
+        total, there = _sum(confined), _there([nodes[at] for at in place], _sum(confined))
+        short = {name: amount for name, amount in total.items() if amount > there[name] + 1e-9}
+        if short and len(place) < len(nodes):
+            who = ", ".join(demand.where for demand in confined)
+            have = text({name: there[name] for name in short})
+            sentences.append(f"{who}: need {text(short)} to begin with; the nodes that they may go to have {have}")
+    return sentences
+
+
+def _there(nodes: Iterable[Node], names: Iterable[str]) -> dict[str, float]:
+    nodes = list(nodes)
+    return {name: sum(node.resources.get(name, 0) for node in nodes) for name in names}
 
 
 def stuck(plan: Plan, cluster: OnCluster, nodes: Iterable[Node], found: Iterable[Change]) -> tuple[str, ...]:
@@ -166,7 +206,7 @@ def stuck(plan: Plan, cluster: OnCluster, nodes: Iterable[Node], found: Iterable
             demand = _demand(target, service, 1)
             there = cluster.applications[target.application]
             needed = demand.resources
-            free = _free(cluster, [node.resources for node in nodes], needed)
+            free = _free(cluster, nodes, needed)
             able = [node for node in nodes if demand.fits(node)]
             if able and all(_full(demand, node, there) for node in able):
                 sentences.append(
@@ -201,14 +241,13 @@ def could_run(target: TargetPlan, node: Node) -> bool:
     return any(_demand(target, service, 1).fits(node) for service in target.services.values())
 
 
-def _free(cluster: OnCluster, nodes: list[Resources], names: Iterable[str]) -> dict[str, float]:
+def _free(cluster: OnCluster, nodes: list[Node], names: Iterable[str]) -> dict[str, float]:
     reserved: dict[str, float] = {}
     for application in cluster.applications.values():
         for deployment in application.deployments.values():
             for name, amount in deployment.reserved.items():
                 reserved[name] = reserved.get(name, 0) + amount
-    there = {name: sum(node.get(name, 0) for node in nodes) for name in names}
-    return {name: max(amount - reserved.get(name, 0), 0) for name, amount in there.items()}
+    return {name: max(amount - reserved.get(name, 0), 0) for name, amount in _there(nodes, names).items()}
 
 
 def _replica(service: ServicePlan) -> dict[str, float]:
@@ -255,7 +294,14 @@ def within(needed: Resources, node: Resources) -> bool:
 
 
 def _largest(nodes: list[Resources], needed: Resources) -> Resources:
-    return {name: max((node.get(name, 0) for node in nodes), default=0) for name in needed}
+    """Return what one node has of what is needed: the node that comes nearest to it."""
+
+    def near(node: Resources) -> tuple[float, float]:
+        parts = [min(node.get(name, 0) / amount, 1) for name, amount in needed.items() if amount]
+        return min(parts, default=1), sum(parts)
+
+    best = max(nodes, key=near, default={})
+    return {name: best.get(name, 0) for name in needed}
 
 
 def text(resources: Resources) -> str:

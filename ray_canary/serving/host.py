@@ -57,7 +57,8 @@ class BentoHost:
         self._awake = Awake(inner, self.first)
         self._bridge = Bridge(self._folder.path / "bridge", inner)
         try:
-            await self._start(bento, service, config_overrides, wanted, archive)
+            with memory_limit.watching():
+                await self._start(bento, service, config_overrides, wanted, archive)
         except (Exception, SystemExit) as error:
             await self._clean_up()
             told = failures.describe(bento, service, error, self._hide)
@@ -76,7 +77,6 @@ class BentoHost:
         wanted: Sequence[SecretPlan],
         archive: ArchivePlan | None,
     ) -> None:
-        memory_limit.watch()
         self._folder.use()
         # Before secrets make BENTOML_HOME a folder of this replica's own.
         kept = await asyncio.to_thread(node_bentos.find, bento, archive)

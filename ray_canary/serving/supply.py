@@ -82,7 +82,11 @@ def supplied(plan: Plan, cluster: Cluster, state: OnCluster, how: Shipping, noti
     for key in unshipped:
         if key not in starting:
             notice(f"{key} restarts, so that nodes without {placed.targets[key].bento} can fetch it.")
-    return pushed(placed, (*unshipped, *_lost(placed)), how, notice)
+    keys = (*unshipped, *_lost(placed))
+    if not keys:
+        notice(_nothing_to_push(bare))
+        return placed
+    return pushed(placed, keys, how, notice)
 
 
 def missing(plan: Plan, cluster: Cluster, state: OnCluster, notice: Notice = lambda _: None) -> tuple[str, ...]:
@@ -100,10 +104,6 @@ def pushed(plan: Plan, keys: Iterable[str], how: Shipping, notice: Notice) -> Pl
         ConfigError: no place is named, or none that can be used.
         PlanError: with every Bento that can't be pushed.
     """
-    keys = tuple(keys)
-    if not keys:
-        notice("Nothing to push.")
-        return plan
     place, bentos = how.place(plan), store_path()
     targets, problems = dict(plan.targets), list[Problem]()
     for key in keys:
@@ -116,6 +116,17 @@ def pushed(plan: Plan, keys: Iterable[str], how: Shipping, notice: Notice) -> Pl
     if problems:
         raise PlanError(problems)
     return plan.model_copy(update={"targets": targets})
+
+
+def _nothing_to_push(bare: Iterable[str]) -> str:
+    """Say why nothing is pushed, and what that means for nodes to come; `bare` are the targets that have no archive."""
+    if not (keys := ", ".join(bare)):
+        return "Nothing to push: every Bento is where nodes fetch it from."
+    return (
+        f"Nothing to push: no node is known to lack a Bento, and what runs without a pushed one ({keys}) would restart "
+        "for it. A node that joins later has to have it in its own store; `deploy --push` with the next change that "
+        "restarts it pushes it too."
+    )
 
 
 def _starting(plan: Plan, state: OnCluster) -> frozenset[str]:

@@ -191,6 +191,20 @@ BAD = {
             "nor a URL; like /shared/bentos or s3://bucket/bentos"
         ],
     ),
+    "the root as a folder for Bentos": (
+        GOOD + "ray: {bento_store: /}\n",
+        [
+            'f.yaml:3: ray.bento_store: "/" is not a place to keep Bentos in: it names no folder; '
+            "name one that all nodes share, like /shared/bentos"
+        ],
+    ),
+    "the root as a URL for Bentos": (
+        GOOD + "ray: {bento_store: 'file:///'}\n",
+        [
+            "f.yaml:3: ray.bento_store: this URL is not a place to keep Bentos in: it names no folder; "
+            "name one that all nodes share, like /shared/bentos"
+        ],
+    ),
     "a place for Bentos that can't be written": (
         GOOD + "ray: {bento_store: 'https://bentos.example/all'}\n",
         [
@@ -377,6 +391,27 @@ BAD = {
     "memory in no unit": (
         service("config_overrides: {resources: {memory: 4gb}}"),
         ['f.yaml:5: services.S.config_overrides.resources.memory: "4gb" is not an amount of memory, like 512Mi or 2Gi'],
+    ),
+    "a GPU and a half": (
+        service("config_overrides: {resources: {gpu: 1.5}}"),
+        [
+            "f.yaml:5: services.S.config_overrides.resources.gpu: 1.5 is not a whole number of GPUs, 1 or more, "
+            "or a part of one, like 0.5"
+        ],
+    ),
+    "a kind of GPU that nobody has": (
+        service("config_overrides: {resources: {gpu: 1, gpu_type: nvidia-l5}}"),
+        [
+            'f.yaml:5: services.S.config_overrides.resources.gpu_type: the gpu_type "nvidia-l5" is not known here; '
+            "did you mean 'nvidia-l4'? for another kind, use an instance type with accelerator_type, Ray's name of it"
+        ],
+    ),
+    "more replicas on a node than Serve takes": (
+        GOOD + "ray: {ingress: {max_replicas_per_node: 101}, placement: {main: {max_replicas_per_node: 0}}}\n",
+        [
+            "f.yaml:3: ray.ingress.max_replicas_per_node: 101 is not a whole number from 1 to 100",
+            "f.yaml:3: ray.placement.main.max_replicas_per_node: 0 is not a whole number from 1 to 100",
+        ],
     ),
     "envs as a mapping": (GOOD + "envs: {A: b}\n", ["f.yaml:3: envs: a mapping is not a list"]),
     "an env without value": (GOOD + "envs:\n  - name: A\n", ["f.yaml:4: envs[0].value: is required"]),

@@ -1,6 +1,7 @@
 """What is in cluster/ beside the manifest: the image and the monitors fit the pods."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def test_the_image_has_a_bentoml_home_where_the_pods_mount_one() -> None:
 
 def test_the_image_installs_what_is_locked() -> None:
     assert "--constraint /src/constraints.txt" in DOCKERFILE
+
+
+def test_the_image_can_fetch_from_buckets_and_the_drivers_are_locked() -> None:
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", DOCKERFILE, re.MULTILINE)
+    there = tomllib.loads((CLUSTER.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    locked = {line.partition("==")[0] for line in (CLUSTER.parent / "constraints.txt").read_text().splitlines()}
+    drivers = {name for extra in extras.split(",") for name in there[extra]}
+    assert drivers == {"s3fs", "gcsfs"}
+    assert drivers <= locked
 
 
 def test_the_image_copies_only_what_is_there() -> None:

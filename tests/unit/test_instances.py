@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ray_canary import quantities
 from ray_canary.errors import ConfigError
-from ray_canary.instances import ENVIRONMENT_VARIABLE, Catalogue, InstanceType, bento_resources
+from ray_canary.instances import ENVIRONMENT_VARIABLE, Catalogue, InstanceType, bento_resources, unknown_gpu
 
 EXAMPLE = Path(__file__).parents[2] / "cluster" / "instance_types.yaml"
 
@@ -143,6 +143,16 @@ def test_a_bentos_own_resources_are_told_in_rays_terms(wanted: dict[str, object]
 def test_a_bentos_own_resources_can_be_wrong() -> None:
     with pytest.raises(ConfigError, match="resources: 5x: a number of cores ends in m"):
         bento_resources({"cpu": "5x"})
+    for gpus in (1.5, -1, 0.00001, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"resources: {gpus}: Ray gives a replica whole GPUs, or a part of one"):
+            bento_resources({"gpu": gpus})
+
+
+def test_a_kind_of_gpu_that_is_not_known_is_named() -> None:
+    assert unknown_gpu({"gpu": 1, "gpu_type": "other"}) == "other"
+    assert unknown_gpu({"gpu": 1, "gpu_type": "nvidia-l4"}) is None
+    assert unknown_gpu({"gpu": 1}) is None
+    assert unknown_gpu({"gpu_type": "other"}) is None, "no GPU, no kind of it"
 
 
 @given(st.integers(1, 10**9))

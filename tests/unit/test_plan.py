@@ -350,6 +350,17 @@ def test_a_gpu_is_asked_for_in_rays_words(store: BentoStore) -> None:
     assert found == {"num_cpus": 1.0, "num_gpus": 1.0, "accelerator_type": "L4"}
 
 
+def test_a_bentos_kind_of_gpu_that_is_not_known_is_a_warning(tmp_path: Path) -> None:
+    write_bento(tmp_path, "s:1", {"S": {"resources": {"gpu": 1, "gpu_type": "nvidia-l99"}}})
+    file = {"name": "d", "bento": "s:1"}
+    plan = resolve(config.parse(file), BentoStore(tmp_path), Catalogue.default())
+    (said,) = (warning for warning in plan.warnings if "nvidia-l99" in warning)
+    assert said == (
+        "services.S.resources: the Bento asks for a GPU of type nvidia-l99, not known here: any GPU will do. "
+        "An instance type can name it, by accelerator_type"
+    )
+
+
 @pytest.mark.parametrize(
     ("said", "least", "first", "most"),
     [

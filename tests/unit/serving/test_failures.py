@@ -226,6 +226,16 @@ def test_an_environment_that_took_too_long_is_told() -> None:
     assert find(message) == "The Python environment of its own could not be built:\nit took longer than 600 seconds"
 
 
+def test_of_a_process_that_was_killed_while_it_started_it_is_told_where_to_look() -> None:
+    said = find(
+        "The deployment failed to start 3 times in a row. See controller logs for details. Error:\nActorDiedError()"
+    )
+    assert said is not None
+    assert "`ray-canary logs` shows its last lines" in said
+    own = describe("s:1", "S", ValueError("oops"))
+    assert find(f"ActorDiedError()\n{own}") == "ValueError: oops", "the Bento's own words are better"
+
+
 @pytest.mark.parametrize("message", ["", "The deployment failed to start.", "Bento failed"])
 def test_nothing_is_found_where_no_bento_failed(message: str) -> None:
     assert find(message) is None

@@ -64,6 +64,22 @@ def test_a_replica_larger_than_any_node_is_named_with_what_the_largest_has(store
     )
 
 
+def test_the_largest_node_is_one_that_there_is(store: BentoStore) -> None:
+    plan = planned(store, canary=canary(instance_type="cpu.8"))
+    said = refusal(plan, node(8, 4), node(2, 64), node(1, 1))
+    assert said.endswith("no node has that much (the largest: 2 CPU, 64.0 GiB of memory)")
+    assert "the largest: 8 CPU, 12.0 GiB of memory" in refusal(plan, node(8, 12), node(2, 64))
+
+
+def test_replicas_that_fit_in_all_but_not_on_nodes_are_refused(store: BentoStore) -> None:
+    plan = planned(store, canary=canary(scaling={"min_replicas": 3, "max_replicas": 3}))
+    assert refusal(plan, node(3.5), node(3.5), node(1.9)) == (
+        "a: services.S: 3 replicas, each of which needs 2 CPU, 1.0 GiB of memory; "
+        "all nodes together have room for 2, each replica being on one of them"
+    )
+    fitting.check_fit(plan, EMPTY, [node(4), node(4), node(1)])
+
+
 def test_every_replica_that_is_too_large_is_named(store: BentoStore) -> None:
     said = refusal(planned(store, canary=canary(instance_type="cpu.8")), node(1))
     assert [line.partition(":")[0] for line in said.splitlines()] == ["main", "a"]
@@ -256,6 +272,27 @@ def test_a_replica_fits_only_nodes_with_its_labels_and_what_there_is_is_said(sto
         "a: services.S: a replica needs 2 CPU, 1.0 GiB of memory, on a node with pool=canary; "
         "no node has that much (the largest: 1 CPU, 100.0 GiB of memory)"
     )
+
+
+def test_replicas_that_fit_on_nodes_of_other_labels_only_are_refused(store: BentoStore) -> None:
+    scaling = {"min_replicas": 4, "max_replicas": 4}
+    said = {"ray": {"placement": {"a": {"node_labels": {"pool": "c"}}}}}
+    plan = planned(store, canary=canary(scaling=scaling), **said)
+    small, large = node(4, labels={"pool": "c"}), node(8, labels={"pool": "c"})
+    assert refusal(plan, small, node(16)) == (
+        "a: services.S: 4 replicas, each of which needs 2 CPU, 1.0 GiB of memory, on a node with pool=c; "
+        "all nodes together have room for 2, each replica being on one of them"
+    )
+    fitting.check_fit(plan, EMPTY, [large, node(16)])
+
+
+def test_deployments_that_all_have_to_go_to_the_same_few_nodes_are_refused_together(store: BentoStore) -> None:
+    there = {"node_labels": {"pool": "c"}}
+    plan = planned(store, canary=canary(), ray={"placement": {"main": there, "a": {"node_labels": {"pool": "in(c)"}}}})
+    assert refusal(plan, node(3, labels={"pool": "c"}), node(16)) == (
+        "main: services.S, a: services.S: need 4 CPU to begin with; the nodes that they may go to have 3 CPU"
+    )
+    fitting.check_fit(plan, EMPTY, [node(4, labels={"pool": "c"}), node(16)])
 
 
 def test_more_replicas_than_nodes_may_have_are_refused(store: BentoStore) -> None:

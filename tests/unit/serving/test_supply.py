@@ -143,7 +143,18 @@ def test_a_second_push_of_the_same_uploads_nothing_and_restarts_nothing(store: B
     assert args(again, "main") == args(first, "main")
     there = deployed(first)
     after, notices = supplied(planned, there, Nodes({"one": []}), Shipping(push=True))
-    assert notices == ["Nothing to push."]
+    assert notices == ["Nothing to push: every Bento is where nodes fetch it from."]
+    assert {change.effect for change in preview(after, there)} == {Effect.NONE}
+
+
+def test_what_runs_without_a_pushed_bento_is_not_restarted_for_a_push_and_that_is_said(store: BentoStore) -> None:
+    planned = plan(store)
+    there = deployed(planned)
+    after, (notice,) = supplied(planned, there, Nodes({"one": []}), Shipping(push=True, store="/shared"))
+    assert notice.startswith(
+        "Nothing to push: no node is known to lack a Bento, and what runs without a pushed one (main)"
+    )
+    assert "A node that joins later has to have it in its own store" in notice
     assert {change.effect for change in preview(after, there)} == {Effect.NONE}
 
 
