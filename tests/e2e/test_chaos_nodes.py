@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 #: Eight replicas of 0.1 fill a node to the half, so any two nodes have room for all of them.
 CPUS = 2
 HEAD = ""
-#: Seconds that a drained node has: the hosts' graceful shutdown (600 s) and three minutes, as a pod of `render`.
+#: Seconds that a drained node has: the hosts' graceful shutdown (600 s), and 180 for replicas to start elsewhere.
 DRAIN_S = 780
 
 
