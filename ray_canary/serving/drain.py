@@ -19,8 +19,9 @@ from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.pods import DASHBOARD_PORT
 
 _PERIOD_S: Final = 2.0
-#: Seconds without an answer of the head after which there is nobody left to move replicas: the whole cluster goes.
-_SILENT_S: Final = 30.0
+#: Seconds without an answer of the head after which there is nobody left to move replicas: the whole cluster goes. One
+#: that starts again took 56 s.
+_SILENT_S: Final = 120.0
 
 Say = Callable[[str], None]
 

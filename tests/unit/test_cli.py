@@ -384,6 +384,8 @@ def test_plan_and_build_build_a_project_say_so_and_name_its_tag(home: Path) -> N
     assert pushed["url"] == f"file://{home}/shared/{pushed['sha256']}.tar"
     nowhere = run("build", "-f", file, "--push", "--store", "https://x/y", code=2)
     assert "Error: --store: is not a folder that all nodes share" in nowhere.stderr
+    unset = run("build", "-f", file, "--push", "--store", "", code=2)
+    assert "--store': is empty; name a bucket or a folder" in unset.stderr
 
 
 def test_a_rayservice_names_the_archives_that_were_pushed_for_it(home: Path) -> None:
