@@ -87,12 +87,12 @@ def test_a_head_that_restarts_is_waited_for() -> None:
 def test_a_head_that_is_gone_for_good_moves_nobody() -> None:
     drained = Drained(ClusterError("gone"))
     assert not drained.wait(seconds=700)
-    assert drained.clock.now < 40
+    assert drained.clock.now < 130
     assert drained.said == ["Nobody moves the replicas of this node any more: gone"]
 
 
-def test_a_silence_counts_from_the_last_answer() -> None:
-    replies = [serve(HERE)] * 15 + [ClusterError("away")] * 15 + [serve(THERE)]
+def test_a_head_that_starts_again_within_a_minute_is_waited_for() -> None:
+    replies = [serve(HERE)] * 15 + [ClusterError("away")] * 30 + [serve(THERE)]
     assert Drained(*replies).wait()
 
 
