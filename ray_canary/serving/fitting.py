@@ -155,7 +155,7 @@ def _nowhere(demand: Demand, nodes: list[Node]) -> str | None:
         return None
     if able and (demand.per_node is None or demand.per_node * len(able) >= demand.replicas):
         said = f"{demand.replicas} replicas, each of which needs {demand.text}"
-        return f"{demand.where}: {said}; all nodes together have room for {room}, each replica being on one of them"
+        return f"{demand.where}: {said}; the nodes have room for {room} such replicas"
     if able:
         said = f"{demand.replicas} replicas, on each node at most {demand.per_node} of them"
         return f"{demand.where}: {said}; nodes that can take one: {len(able)}"

@@ -243,10 +243,13 @@ def test_what_does_not_fit_is_refused_with_what_is_short_unless_it_may_wait(stan
     said = deploy(standing, large, code=2)
     assert "b: services.Fragile: a replica needs 1000 CPU; no node has that much (the largest: 32 CPU" in said
     many = light({**STANDING, "b": 10})
-    several = {"resources": {"cpu": "8"}}, {"min_replicas": 9, "max_replicas": 9}
-    many["canary"]["versions"]["b"]["services"] = {"Fragile": {"config_overrides": several[0], "scaling": several[1]}}
+    of_b = {"config_overrides": {"resources": {"cpu": "8"}}, "scaling": {"min_replicas": 9, "max_replicas": 9}}
+    many["canary"]["versions"]["b"]["services"] = {"Fragile": of_b}
     said = deploy(standing, many, code=2)
-    assert "the Deployment needs 72.3 CPU to begin with; the cluster has 32 CPU" in said
+    assert "b: services.Fragile: 9 replicas, each of which needs 8 CPU; the nodes have room for 4 such replicas" in said
+    of_b["scaling"] = {"min_replicas": 4, "max_replicas": 4}
+    said = deploy(standing, many, code=2)
+    assert "the Deployment needs 32.3 CPU to begin with; the cluster has 32 CPU" in said
     assert all_pids(standing) == before
     assert list(get(standing, "light")["targets"]) == ["main", "a"]
 

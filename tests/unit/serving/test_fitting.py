@@ -75,7 +75,7 @@ def test_replicas_that_fit_in_all_but_not_on_nodes_are_refused(store: BentoStore
     plan = planned(store, canary=canary(scaling={"min_replicas": 3, "max_replicas": 3}))
     assert refusal(plan, node(3.5), node(3.5), node(1.9)) == (
         "a: services.S: 3 replicas, each of which needs 2 CPU, 1.0 GiB of memory; "
-        "all nodes together have room for 2, each replica being on one of them"
+        "the nodes have room for 2 such replicas"
     )
     fitting.check_fit(plan, EMPTY, [node(4), node(4), node(1)])
 
@@ -281,7 +281,7 @@ def test_replicas_that_fit_on_nodes_of_other_labels_only_are_refused(store: Bent
     small, large = node(4, labels={"pool": "c"}), node(8, labels={"pool": "c"})
     assert refusal(plan, small, node(16)) == (
         "a: services.S: 4 replicas, each of which needs 2 CPU, 1.0 GiB of memory, on a node with pool=c; "
-        "all nodes together have room for 2, each replica being on one of them"
+        "the nodes have room for 2 such replicas"
     )
     fitting.check_fit(plan, EMPTY, [large, node(16)])
 
