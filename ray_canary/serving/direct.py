@@ -28,9 +28,9 @@ TRY_AGAIN_S: Final = 10.0
 GONE_WITHIN_S: Final = 5.0
 #: Seconds between two looks at whether it has.
 LOOK_EVERY_S: Final = 0.05
-#: Seconds without an answer until it is looked whether a replica's node is there; looks that find it gone in a row.
+#: Seconds without a byte until it is looked whether a replica's node is there; looks in a row that find it gone.
 SILENT_S: Final = 4.0
-GONE_AFTER: Final = 2
+GONE_AFTER: Final = 3
 #: Paths that Serve answers itself wherever they come in.
 _SERVES_OWN: Final = "/-/"
 
@@ -132,8 +132,14 @@ class DirectTransport:
         if refused and not self.routable:
             raise NotSent("its last replica has gone")
         call = self.by_handle.send(request)
-        self._overflow.append(call)
+        self._forget_decided()
+        if self._introduced():
+            self._overflow.append(call)
         return call
+
+    def _forget_decided(self) -> None:
+        while self._overflow and not self.by_handle.undecided(self._overflow[0]):
+            self._overflow.popleft()
 
     def _going(self) -> Endpoint | None:
         """Return a replica if every one is about to go."""
@@ -148,8 +154,7 @@ class DirectTransport:
         before what comes later. A queue grants as many requests as there are places, but not where: of several
         replicas, only Serve's handle finds the one with a place left.
         """
-        while self._overflow and not self.by_handle.undecided(self._overflow[0]):
-            self._overflow.popleft()
+        self._forget_decided()
         terms = self._terms
         if self._overflow:
             return False
@@ -209,12 +214,18 @@ class DirectTransport:
 
         Who only works for long, or drains, has a node that takes connections, or refuses them.
         """
-        answered, gone = endpoint.answered, 0
+        alive, gone = time.monotonic(), 0
         try:
             while endpoint.in_flight and gone < GONE_AFTER:
-                await asyncio.sleep(SILENT_S)
-                silent, answered = endpoint.answered == answered, endpoint.answered
-                gone = gone + 1 if silent and endpoint.in_flight and not await endpoint.reachable() else 0
+                if endpoint.heard_at > alive:
+                    alive, gone = endpoint.heard_at, 0
+                if gone == 0 and (left := alive + SILENT_S - time.monotonic()) > 0:
+                    await asyncio.sleep(left)
+                elif await endpoint.reachable():
+                    alive, gone = time.monotonic(), 0
+                elif endpoint.heard_at <= alive:
+                    gone += 1
+                    await asyncio.sleep(SILENT_S if gone < GONE_AFTER else 0)
         finally:
             endpoint.watched = False
         if gone == GONE_AFTER:
@@ -347,6 +358,7 @@ class DirectCall:
         """Send the request, or begin to; let go of the replica where it doesn't travel this way."""
         if endpoint.secret is None:
             # While this connection was made, another could not be: nothing goes there directly for a while.
+            self._failed = endpoint
             connection.close()
             self._release()
             return

@@ -257,10 +257,8 @@ class Dispatcher:
     ) -> Answer:
         # A question about a task is for one replica, which works on the task whether it is asked or not.
         apart = request.path in _HEALTH_PATHS or request.replica is not None
-        if not apart and (target.gate.holds or target.asleep):
-            # Only what has been read whole shows at once that its client has left; and a slot is for the work, not for
-            # a client that is slow to send. The place in the queue goes by the arrival all the same.
-            await request.read_whole()
+        if not apart and request.rest is not None and (target.gate.holds or target.asleep):
+            await self._receive(target, reason, request, spare)
         gate = OPEN if apart else target.gate
         place = gate.enter(clock.arrived, spare)
         target.in_flight += 1
@@ -282,11 +280,7 @@ class Dispatcher:
             sentence = "its queue has gone"
             raise (NotSent(sentence) if target.gate is gate else _QueueMoved(sentence)) from None
         except Full as full:
-            if spare:
-                raise NotSent("it has no room") from None
-            self._observer.refused(target.key)
-            sentence = f"Too many requests: the queue of {target.key} is full"
-            raise Unanswered(429, sentence, target.key, reason, full.retry_after_s) from None
+            raise self._full(target, reason, spare, full.retry_after_s) from None
         except Broken:
             kept_s = _BROKEN_S
             raise
@@ -297,6 +291,28 @@ class Dispatcher:
                     asyncio.get_running_loop().call_later(kept_s, place.leave)
                 else:
                     place.leave()
+
+    async def _receive(self, target: Target, reason: Reason, request: Request, spare: bool) -> None:
+        """Read the rest of a body before its request waits.
+
+        Only what has been read whole shows at once that its client has left; and a slot is for the work, not for a
+        client that is slow to send. The place in the queue goes by the arrival all the same. No more bodies are taken
+        in at a time than there are places, in the queue and at replicas.
+        """
+        if target.gate.holds and target.receiving + target.gate.depth >= target.places:
+            raise self._full(target, reason, spare, retry_after_s=1)
+        target.receiving += 1
+        try:
+            await request.read_whole()
+        finally:
+            target.receiving -= 1
+
+    def _full(self, target: Target, reason: Reason, spare: bool, retry_after_s: int) -> Exception:
+        if spare:
+            return NotSent("it has no room")
+        self._observer.refused(target.key)
+        sentence = f"Too many requests: the queue of {target.key} is full"
+        return Unanswered(429, sentence, target.key, reason, retry_after_s)
 
     async def _begin(self, target: Target, request: Request, place: Place) -> tuple[Head, Call]:
         """Send a request and wait for the beginning of the response."""

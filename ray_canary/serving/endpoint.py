@@ -11,8 +11,9 @@ from ray_canary.serving.transport import Address
 #: Seconds after which an idle connection isn't used again: the replica's server closes it after 90 s unless Serve is
 #: told otherwise, and a request must not meet that moment.
 IDLE_S: Final = 3.0
-#: Seconds that one attempt to connect may take.
+#: Seconds that one attempt to connect may take; and how late, in seconds, its end may be noticed to say something.
 CONNECT_S: Final = 2.0
+_LATE_S: Final = 0.2
 _UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN})
 
 
@@ -27,8 +28,6 @@ class Endpoint:
         self.goes_until = 0.0
         #: Whether it did not answer a handle either.
         self.dead = False
-        #: How many requests it has answered to the end.
-        self.answered = 0
         #: Whether somebody looks after what is under way there.
         self.watched = False
         self._hosts = address.hosts
@@ -51,12 +50,19 @@ class Endpoint:
                 return made
         raise failure
 
+    @property
+    def heard_at(self) -> float:
+        """When (monotonic s) something last came from the replica on a connection that is open, or went there."""
+        return max((connection.heard_at for connection in self._open), default=0.0)
+
     async def reachable(self) -> bool:
         """Whether the replica's node says anything, be it that nobody listens there any more."""
+        began = time.monotonic()
         try:
             (await self.connect()).close()
         except TimeoutError:
-            return False
+            # Had this process slept meanwhile, it would say nothing of the node.
+            return time.monotonic() - began > CONNECT_S * len(self._hosts) + _LATE_S
         except OSError as error:
             return error.errno not in _UNREACHABLE
         return True
@@ -118,6 +124,5 @@ class Endpoint:
         elif self._closed:
             connection.close()
         else:
-            self.answered += 1
             connection.idle_since = time.monotonic()
             self._idle.append(connection)

@@ -5,6 +5,7 @@ in HAProxy mode. Parsing is httptools', the parser of uvicorn.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
@@ -107,6 +108,8 @@ class Connection(asyncio.Protocol):
         #: Whether a part of the request has yet to be sent.
         self.uploading = False
         self.idle_since = 0.0
+        #: When (monotonic s) something last came, or a part of what had to wait was taken.
+        self.heard_at = 0.0
 
     @property
     def usable(self) -> bool:
@@ -144,10 +147,12 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Let whoever writes go on."""
+        self.heard_at = time.monotonic()
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
+        self.heard_at = time.monotonic()
         exchange, parser = self._exchange, self._parser
         if exchange is None or parser is None:
             self.close()  # Nobody has asked for anything.

@@ -262,6 +262,7 @@ class PassThrough:
                 try:
                     await websocket.converse(answer, _headers(answer), connected, receive, send)
                 except Broken as error:
+                    self._journal.cut_off(answer.target.key)
                     sentence = f"Bad Gateway: {answer.target.key} broke: {error}"
                     await websocket.deny(scope, send, 502, sentence, _split_headers(answer.target.key, answer.reason))
             else:

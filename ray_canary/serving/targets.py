@@ -19,7 +19,7 @@ LOOK_EVERY_S: Final = 0.02
 class Target:
     """`main` or one canary version, as the ingress sees it."""
 
-    __slots__ = ("_looking", "_waking", "gate", "in_flight", "key", "may_sleep", "settings", "transport")
+    __slots__ = ("_looking", "_waking", "gate", "in_flight", "key", "may_sleep", "receiving", "settings", "transport")
 
     def __init__(
         self, key: str, settings: TargetSettings, transport: Scaled, in_flight: int = 0, gate: Gate = OPEN
@@ -29,6 +29,8 @@ class Target:
         self.transport = transport
         self.gate = gate
         self.in_flight = in_flight
+        #: How many requests are being read that will wait in its queue, or until it has started.
+        self.receiving = 0
         #: Whether the controller calls it healthy without a replica; None as long as nobody has asked.
         self.may_sleep: bool | None = None
         self._waking: set[asyncio.Future[None]] = set()
@@ -49,6 +51,11 @@ class Target:
         if not self.settings.scales_to_zero or self.transport.routable:
             return False
         return self.transport.seen if self.may_sleep is None else self.may_sleep
+
+    @property
+    def places(self) -> int:
+        """How many requests it may have, those that wait in its queue included."""
+        return (self.settings.max_queue_depth or 0) + self.settings.capacity * max(1, self.transport.routable)
 
     @property
     def keeps_requests(self) -> bool:

@@ -1015,6 +1015,57 @@ async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
     assert (await receive())["type"] == "http.disconnect"
 
 
+def test_a_stream_that_still_comes_is_not_ended_though_nobody_can_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "SILENT_S", 0.1)
+
+    async def drips(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(50):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(0.02)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        call = transport.send(request())
+        monkeypatch.setattr(Endpoint, "connect", unreachable)
+        first = await call.head()
+        rest = b"".join([piece async for piece in call.body()])
+        assert len(first.body + rest) == 50
+
+    run(drips, test)
+
+
+def test_an_attempt_to_connect_that_is_noticed_late_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "CONNECT_S", 0.05)
+
+    async def slept(endpoint: Endpoint) -> Connection:
+        time.sleep(0.4)
+        raise TimeoutError
+
+    async def whole() -> None:
+        endpoint = Endpoint(Address(("127.0.0.1",), 1, LIMIT))
+        for connect, reached in ((unreachable, False), (slept, True)):
+            monkeypatch.setattr(Endpoint, "connect", connect)
+            assert await endpoint.reachable() is reached
+
+    asyncio.run(whole())
+
+
+def test_uploads_by_handle_leave_nothing_behind() -> None:
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        transport.use(Terms(by_handle=True))
+        (endpoint,) = transport._introduced()
+        endpoint.secret = None
+        for _ in range(20):
+            client = Client()
+            call = transport.send(client.request(b"first"))
+            client.send(b", last", more=False)
+            await call.head()
+        assert not transport._overflow
+
+    run(echo, test)
+
+
 async def slow(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.sleep(0.3)
     await echo(scope, receive, send)

@@ -703,6 +703,35 @@ def test_a_body_that_is_slow_to_come_holds_no_place_in_the_queue_until_it_is_the
     run(test())
 
 
+def test_no_more_bodies_are_taken_in_than_there_are_places() -> None:
+    """A full queue would refuse them once they are there; until then they would fill the ingress's memory."""
+
+    async def test() -> None:
+        here, gate = queueing(targets={"main": target_config(capacity=2, max_queue_depth=3)})
+
+        async def rest() -> AsyncIterator[bytes]:
+            await asyncio.Event().wait()
+            yield b""
+
+        def upload() -> "asyncio.Task[Any]":
+            slow = request(body=b"first, ")
+            slow.rest = rest()
+            return asyncio.ensure_future(answer(here, slow))
+
+        taken = [upload() for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unanswered) as refused:
+            await upload()
+        assert (refused.value.status, refused.value.retry_after_s) == (429, 1)
+        assert not gate.places
+        for each in taken:
+            each.cancel()
+        await asyncio.gather(*taken, return_exceptions=True)
+        assert here.targets["main"].receiving == 0
+
+    run(test())
+
+
 def test_a_full_queue_is_a_429_that_says_when_to_come_again() -> None:
     async def test() -> None:
         here, gate = queueing()
