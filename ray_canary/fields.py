@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ray_canary import places, quantities
-from ray_canary.accelerators import ACCELERATORS
-from ray_canary.legal import BENTO_TAG, Legal, did_you_mean, one_of, refuse, show
+from ray_canary.legal import BENTO_TAG, Legal, one_of, refuse, show
 from ray_canary.nodelabels import KEY, SELECTOR
 
 T = TypeVar("T")
@@ -69,14 +68,6 @@ def _not_reserved(name: str) -> str:
     if reserved_env(name):
         raise refuse(f"{show(name)} is reserved: the replica's own host sets it", "remove it")
     return name
-
-
-def _known_gpu(kind: str) -> str:
-    if kind not in ACCELERATORS:
-        other = "for another kind, use an instance type with accelerator_type, Ray's name of it"
-        hint = " ".join(filter(None, (did_you_mean(kind, ACCELERATORS), other)))
-        raise refuse(f"the gpu_type {show(kind)} is not known here", hint)
-    return kind
 
 
 def _from_int(value: object) -> object:
@@ -188,7 +179,7 @@ Gpus = Annotated[
     AfterValidator(_checked(quantities.gpus)),
     Legal("a whole number of GPUs, 1 or more, or a part of one, like 0.5"),
 ]
-GpuType = Annotated[str, Legal("a kind of GPU in BentoML's words, like nvidia-l4"), AfterValidator(_known_gpu)]
+GpuType = Annotated[str, Legal("a kind of GPU in BentoML's words, like nvidia-l4")]
 Free = Annotated[dict[str, Any], Legal("a mapping")]
 Many = Annotated[
     tuple[T, ...], Field(strict=False), BeforeValidator(lambda value: () if value is None else value)

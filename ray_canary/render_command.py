@@ -199,14 +199,27 @@ def _before(path: str, name: str) -> Mapping[str, Any] | None:
 
 def _say_recounted(before: Mapping[str, Any], after: Mapping[str, Any], name: str, namespace: str | None) -> None:
     """Say which groups should have other numbers of workers, and what has to be done for that."""
-    if found := kuberay.recounted(before, after):
-        changes = ", ".join(change for _, change, _ in found)
-        command = kuberay.recount_command(found, name, namespace)
+    found = kuberay.recounted(before, after)
+
+    def said(which: list[kuberay.Recount], sentence: str) -> str:
+        changes = ", ".join(one.change for one in which)
+        return f"{sentence.format(changes)}:\n  {kuberay.recount_command(which, name, namespace)}"
+
+    if more := [one for one in found if one.grows]:
         sentence = (
-            f"other numbers of workers ({changes}). KubeRay doesn't carry them into the RayCluster that runs: without "
-            f"them, replicas may wait for room for ever. Once applied:\n  {command}"
+            "more workers ({}). KubeRay doesn't carry that into the RayCluster that runs: without them, replicas may "
+            "wait for room for ever. Once applied"
         )
-        warnings((sentence,))
+        warnings((said(more, sentence),))
+    if fewer := [one for one in found if not one.grows]:
+        out.print(
+            said(
+                fewer,
+                "Fewer workers are enough ({}). KubeRay doesn't carry that into the RayCluster that runs, and nothing "
+                "is short there. This ends workers, and what runs on them has to move",
+            ),
+            highlight=False,
+        )
 
 
 def _check_in_place(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> None:

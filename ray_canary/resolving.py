@@ -7,6 +7,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from ray_canary import inheritance, requirements
+from ray_canary.accelerators import ACCELERATORS
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
 from ray_canary.config import DeploymentFile, Placement, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
@@ -284,8 +285,11 @@ class _Resolver:
                 self._problem(f"{place}.{problem.path}", problem.message, problem.hint)
             return {}
         if kind := unknown_gpu(wanted):
-            said = f"{place}.resources: the Bento asks for a GPU of type {kind}, not known here: any GPU will do"
-            self._warnings.append(f"{said}. An instance type can name it, by accelerator_type")
+            mean = f"; {hint}" if (hint := did_you_mean(kind, ACCELERATORS)) else "."
+            self._warnings.append(
+                f"{place}.resources: the gpu_type {kind} is not known here, so any GPU will do{mean} An instance type "
+                "can name another kind, by accelerator_type"
+            )
         if "num_cpus" not in found:
             self._default(f"{place}.instance_type", "1 CPU", "no instance type and no resources are named; Ray's own")
         return {"num_cpus": 1.0, **found}

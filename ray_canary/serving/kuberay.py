@@ -244,29 +244,39 @@ def makes_new_cluster(before: Mapping[str, Any], after: Mapping[str, Any]) -> tu
     return tuple((path, was, now) for path, was, now in _orders("", one, other) if was != now)
 
 
-Recount = tuple[int, str, Mapping[str, Any]]
-"""A group with other numbers of workers: its index, what changes, and the numbers."""
+@dataclass(frozen=True)
+class Recount:
+    """A group of workers with other numbers: its index, what changes in words, the numbers that differ."""
+
+    index: int
+    change: str
+    counts: Mapping[str, int]
+    #: Whether it needs more workers than before, at its greatest.
+    grows: bool
 
 
 def recounted(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Recount, ...]:
     """Return the groups that have other numbers of workers in the second of two RayServices.
 
-    KubeRay carries none of them into a RayCluster that runs.
+    KubeRay carries none of them into a RayCluster that runs. How many run between the least and the most is the
+    autoscaler's, where there is one.
     """
+    keys = _COUNTS[1:] if _config(after).get("enableInTreeAutoscaling") else _COUNTS
     found: list[Recount] = []
     for index, (old, new) in enumerate(zip(_groups(before), _groups(after), strict=False)):
-        was, now = ({str(key): group[key] for key in _COUNTS if key in group} for group in (old, new))
-        if was != now:
-            found.append((index, f"{new.get('groupName')}: {_count(was)} -> {_count(now)}", now))
+        was, now = ({str(key): group[key] for key in keys if key in group} for group in (old, new))
+        if counts := {key: count for key, count in now.items() if count != was.get(key)}:
+            change = f"{new.get('groupName')}: {_count(was)} -> {_count(now)}"
+            found.append(Recount(index, change, counts, counts.get("maxReplicas", 0) > was.get("maxReplicas", 0)))
     return tuple(found)
 
 
 def recount_command(found: Iterable[Recount], name: str, namespace: str | None) -> str:
     """Return the command that gives a RayCluster which runs the numbers of workers that `recounted` found."""
     patch = [
-        {"op": "add", "path": f"/spec/workerGroupSpecs/{index}/{key}", "value": count}
-        for index, _, now in found
-        for key, count in now.items()
+        {"op": "add", "path": f"/spec/workerGroupSpecs/{one.index}/{key}", "value": count}
+        for one in found
+        for key, count in one.counts.items()
     ]
     kubectl = f"kubectl -n {namespace}" if namespace else "kubectl"
     which = f"$({kubectl} get raycluster -l ray.io/originated-from-cr-name={name} -o name)"
@@ -278,13 +288,16 @@ def _count(counts: Mapping[str, Any]) -> str:
     return f"{most}" if least == most else f"{least} to {most}"
 
 
+def _config(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (manifest.get("spec") or {}).get("rayClusterConfig") or {}
+
+
 def _groups(manifest: Mapping[str, Any]) -> list[Manifest]:
-    config = (manifest.get("spec") or {}).get("rayClusterConfig") or {}
-    return list(config.get("workerGroupSpecs") or [])
+    return list(_config(manifest).get("workerGroupSpecs") or [])
 
 
 def _compared(manifest: Mapping[str, Any]) -> Manifest:
-    found = copy.deepcopy(dict((manifest.get("spec") or {}).get("rayClusterConfig") or {}))
+    found = copy.deepcopy(dict(_config(manifest)))
     for group in found.get("workerGroupSpecs") or []:
         for key in _COUNTS:
             group.pop(key, None)

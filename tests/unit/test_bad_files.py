@@ -399,13 +399,6 @@ BAD = {
             "or a part of one, like 0.5"
         ],
     ),
-    "a kind of GPU that nobody has": (
-        service("config_overrides: {resources: {gpu: 1, gpu_type: nvidia-l5}}"),
-        [
-            'f.yaml:5: services.S.config_overrides.resources.gpu_type: the gpu_type "nvidia-l5" is not known here; '
-            "did you mean 'nvidia-l4'? for another kind, use an instance type with accelerator_type, Ray's name of it"
-        ],
-    ),
     "more replicas on a node than Serve takes": (
         GOOD + "ray: {ingress: {max_replicas_per_node: 101}, placement: {main: {max_replicas_per_node: 0}}}\n",
         [

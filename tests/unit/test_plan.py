@@ -356,9 +356,20 @@ def test_a_bentos_kind_of_gpu_that_is_not_known_is_a_warning(tmp_path: Path) -> 
     plan = resolve(config.parse(file), BentoStore(tmp_path), Catalogue.default())
     (said,) = (warning for warning in plan.warnings if "nvidia-l99" in warning)
     assert said == (
-        "services.S.resources: the Bento asks for a GPU of type nvidia-l99, not known here: any GPU will do. "
-        "An instance type can name it, by accelerator_type"
+        "services.S.resources: the gpu_type nvidia-l99 is not known here, so any GPU will do; did you mean "
+        "'nvidia-l4'? An instance type can name another kind, by accelerator_type"
     )
+
+
+def test_a_files_kind_of_gpu_that_is_not_known_is_one_too_unless_an_instance_type_is_named(store: BentoStore) -> None:
+    resources = {"config_overrides": {"resources": {"gpu": 1, "gpu_type": "nvidia-l40s"}}}
+
+    def warnings(**more: Any) -> list[str]:
+        found = plan(store, {"bento": "m:v1", "services": {"S": {**resources, **more}}}).warnings
+        return [warning for warning in found if "gpu_type" in warning]
+
+    assert len(warnings()) == 1
+    assert warnings(instance_type="gpu.l4.1") == []
 
 
 @pytest.mark.parametrize(

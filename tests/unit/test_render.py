@@ -163,9 +163,14 @@ def test_other_numbers_of_workers_are_said_with_what_has_to_be_done() -> None:
     assert render("-o", "m.yaml").stderr == ""
     edit("max_replicas: 3", "max_replicas: 30")
     said = render("-o", "m.yaml", "--new-cluster").stderr
-    assert "Warning: other numbers of workers (workers: 4 -> " in said
+    assert "Warning: more workers (workers: 4 -> " in said
     assert "kubectl patch $(kubectl get raycluster -l ray.io/originated-from-cr-name=summarization-blel" in said
     edit("max_replicas: 30", "max_replicas: 3")
+    less = render("-o", "m.yaml")
+    assert less.stderr == ""
+    assert " -> 4). KubeRay doesn't carry that into the RayCluster that runs, and nothing is short there" in " ".join(
+        less.stdout.split()
+    )
     # A new RayCluster begins with them.
     assert render("-o", "m.yaml", "--new-cluster", "--image", "i:2").stderr == ""
 

@@ -510,14 +510,16 @@ def test_other_numbers_of_workers_are_found_with_what_carries_them(store: BentoS
     was, now = (cluster_of(one)["workerGroupSpecs"][1]["replicas"] for one in (before, after))
     counts = {"replicas": now, "minReplicas": now, "maxReplicas": now}
     found = kuberay.recounted(before, after)
-    assert found == ((1, f"workers: {was} -> {now}", counts),)
+    assert found == (kuberay.Recount(1, f"workers: {was} -> {now}", counts, grows=True),)
     command = kuberay.recount_command(found, "words", "prod")
     assert "kubectl -n prod patch $(kubectl -n prod get raycluster -l ray.io/originated-from-cr-name=words" in command
     assert json.loads(command.split("'")[1]) == [
         {"op": "add", "path": f"/spec/workerGroupSpecs/1/{key}", "value": now} for key in counts
     ]
-    ((_, scaled, _),) = kuberay.recounted(of(1, autoscale=True), of(30, autoscale=True))
-    assert f"to {now}" in scaled
+    (scaled,) = kuberay.recounted(of(1, autoscale=True), of(30, autoscale=True))
+    assert f"to {now}" in scaled.change
+    assert set(scaled.counts) == {"maxReplicas"}, "how many run now is the autoscaler's"
+    assert [one.grows for one in kuberay.recounted(after, before)] == [False]
 
 
 @pytest.mark.parametrize(
