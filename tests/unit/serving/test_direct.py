@@ -16,9 +16,10 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_canary.serving import direct
+from ray_canary.serving import direct, direct_call
 from ray_canary.serving import endpoint as endpoints
-from ray_canary.serving.direct import DirectCall, DirectTransport
+from ray_canary.serving.direct import DirectTransport
+from ray_canary.serving.direct_call import DirectCall
 from ray_canary.serving.endpoint import Endpoint
 from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import BodyRest, BodyTooLarge, Disconnected, Receive, Scope, Send
@@ -733,7 +734,7 @@ def test_where_the_file_wants_handles_everything_goes_by_handle() -> None:
 def test_a_replica_that_can_not_be_reached_any_more_but_stays_is_reached_by_handle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(direct, "GONE_WITHIN_S", 0.1)
+    monkeypatch.setattr(direct_call, "GONE_WITHIN_S", 0.1)
 
     async def whole() -> None:
         async with Replica(echo).running() as replica:
