@@ -25,7 +25,8 @@ check: $(READY)
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak -s tests/e2e/test_soak.py tests/e2e/test_soak_load.py
 
-# Faults under load, and who feels them: prints the table of docs/operations.md. Ten minutes.
+# Faults under load, and who feels them: prints the tables of docs/operations.md. A quarter of an hour; the last
+# part needs root, for network namespaces.
 chaos: $(READY)
 	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -y -qq iproute2; }
 	$(BIN)/python -m pytest -m chaos -s tests/e2e/test_chaos.py tests/e2e/test_chaos_nodes.py tests/e2e/test_chaos_network.py

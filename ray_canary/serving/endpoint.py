@@ -52,7 +52,7 @@ class Endpoint:
 
     @property
     def heard_at(self) -> float:
-        """When (monotonic s) something last came from the replica on a connection that is open, or went there."""
+        """When (monotonic s) the replica last gave a sign of life on a connection that is open; 0 if it never did."""
         return max((connection.heard_at for connection in self._open), default=0.0)
 
     async def reachable(self) -> bool:

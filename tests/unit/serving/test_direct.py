@@ -977,6 +977,16 @@ def test_who_is_connecting_while_another_is_refused_goes_by_handle_and_leaves_no
     run(echo, test)
 
 
+async def others_wait_until_it_is_decided(transport: DirectTransport, calls: list[Any]) -> None:
+    """Who waits by handle is served before what comes later; `calls` are under way."""
+    by_handle: Any = transport.by_handle
+    assert not isinstance(transport.send(request()), DirectCall), "there is a place, and somebody waits for it"
+    by_handle.undecided_calls.clear()
+    assert isinstance(transport.send(request()), DirectCall)
+    for call in calls:
+        await call.head()
+
+
 def test_a_large_upload_that_found_no_place_is_served_before_what_comes_after_its_end() -> None:
     async def test(transport: DirectTransport, replica: Replica) -> None:
         by_handle: Any = transport.by_handle
@@ -987,11 +997,7 @@ def test_a_large_upload_that_found_no_place_is_served_before_what_comes_after_it
         await upload.head()
         by_handle.undecided_calls += by_handle.calls
         await calls[0].head()
-        assert not isinstance(transport.send(request()), DirectCall), "there is a place, and somebody waits for it"
-        by_handle.undecided_calls.clear()
-        assert isinstance(transport.send(request()), DirectCall)
-        for call in calls[1:]:
-            await call.head()
+        await others_wait_until_it_is_decided(transport, calls[1:])
 
     run(echo, test)
 
@@ -1133,11 +1139,7 @@ def test_what_waits_by_handle_is_served_before_what_comes_later() -> None:
         assert not isinstance(overflow, DirectCall)
         by_handle.undecided_calls.append(overflow)
         await calls[0].head()
-        assert not isinstance(transport.send(request()), DirectCall), "there is a place, and somebody waits for it"
-        by_handle.undecided_calls.clear()
-        assert isinstance(transport.send(request()), DirectCall)
-        for call in calls[1:]:
-            await call.head()
+        await others_wait_until_it_is_decided(transport, calls[1:])
 
     run(echo, test)
 
