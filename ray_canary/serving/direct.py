@@ -264,7 +264,8 @@ class DirectTransport:
 
 
 def _idlest(endpoints: Iterable[Endpoint]) -> Endpoint | None:
-    return min(endpoints, key=lambda each: each.in_flight, default=None)
+    """Return the one with the fewest of our requests; one that drains only where all do."""
+    return min(endpoints, key=lambda each: (each.closed, each.in_flight), default=None)
 
 
 def _needs_handle(request: Request) -> bool:

@@ -33,7 +33,8 @@ class Endpoint:
         self._hosts = address.hosts
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        self._closed = False
+        #: Whether connections are used once only.
+        self.closed = False
 
     async def connect(self) -> Connection:
         """Open a connection. Raises OSError."""
@@ -79,6 +80,8 @@ class Endpoint:
         connection.begin(said, introduction(secret), b"")
         try:
             await said.head()
+            if said.closes:
+                self.close()
         except BaseException:
             connection.close()
             raise
@@ -110,8 +113,8 @@ class Endpoint:
         self._ended(connection)
 
     def close(self) -> None:
-        """Let go of the connections; what is under way goes on."""
-        self._closed = True
+        """Let go of the connections, as the replica is about to go; what is under way goes on."""
+        self.closed = True
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -121,7 +124,7 @@ class Endpoint:
             self._open.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
-        elif self._closed:
+        elif self.closed:
             connection.close()
         else:
             connection.idle_since = time.monotonic()

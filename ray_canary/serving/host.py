@@ -24,7 +24,7 @@ from ray_canary.serving.host_http import Door
 from ray_canary.serving.http import Receive, Scope, Send, error_body
 from ray_canary.serving.redaction import Redactor
 from ray_canary.serving.serve_private import HandleTransport
-from ray_canary.serving.serve_replica import node_address, write_together
+from ray_canary.serving.serve_replica import drains, node_address, write_together
 from ray_canary.serving.sleeping import Awake, Inner
 from ray_canary.serving.websocket_host import Socket
 from ray_canary.serving.wire import Head, Request
@@ -50,7 +50,7 @@ class BentoHost:
     ) -> None:
         self._tag = bento
         self._folder = OwnFolder()
-        self._door = Door()
+        self._door = Door(drains)
         self._hide = Redactor()
         self._log = asyncio.get_running_loop().create_task(serve_log.keep_writing())
         inner = {name: self.connect(handle) for name, handle in depends.items()}

@@ -10,11 +10,12 @@ import hmac
 import logging
 import secrets
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from ray_canary.serving.exchange import Incomplete, keep
 from ray_canary.serving.http import Message, Receive, Scope, Send, send_error, without_prefix
-from ray_canary.serving.http_connection import INTRODUCTION, OURS
+from ray_canary.serving.http_connection import CLOSES, INTRODUCTION, OURS
 from ray_canary.serving.wire import HeaderList
 
 logger = logging.getLogger("ray.serve")
@@ -26,13 +27,16 @@ _STORED: Final = 16
 
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
+_EMPTY: Final = (b"content-length", b"0")
 
 
 class Door:
     """Lets an ingress's requests in to one Bento's ASGI app."""
 
-    def __init__(self) -> None:
+    def __init__(self, drains: Callable[[], bool]) -> None:
+        """`drains` says whether the replica is about to go."""
         self.secret = secrets.token_hex(32).encode()
+        self._drains = drains
 
     async def answer(self, app: Any, tag: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request through `app`, if it is an ingress's."""
@@ -42,7 +46,8 @@ class Door:
             return
         own, port, host = said
         if own == INTRODUCTION:
-            await _welcome(send)
+            await send({"type": _START, "status": 200, "headers": [*self.before(), (OURS, b"0 -"), _EMPTY]})
+            await send({"type": _BODY, "body": b""})
             return
         path, raw_path = without_prefix(scope)
         inside = {
@@ -56,7 +61,14 @@ class Door:
             "root_path": "",
             "state": {},
         }
-        await Passage(app, tag, inside, receive, send).run()
+        await Passage(app, tag, self.before, inside, receive, send).run()
+
+    def before(self) -> HeaderList:
+        """Return the headers that stand before all others: a replica that drains closes each connection after use.
+
+        So a request doesn't meet the moment at which the server closes those that are idle.
+        """
+        return [CLOSES] if self._drains() else []
 
     def _said(self, headers: HeaderList) -> list[bytes] | None:
         """Return what an ingress says of a request; None if it isn't one that asks."""
@@ -65,12 +77,6 @@ class Door:
             return None
         secret, *said = value.split(b" ", 3)
         return said if len(said) == 3 and hmac.compare_digest(secret, self.secret) else None
-
-
-async def _welcome(send: Send) -> None:
-    headers = [(OURS, b"0 -"), (b"content-length", b"0")]
-    await send({"type": _START, "status": 200, "headers": headers})
-    await send({"type": _BODY, "body": b""})
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,8 +90,12 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 class Passage:
     """One request and its response, through an ASGI app and out again as the app sends it."""
 
-    def __init__(self, app: Any, tag: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, app: Any, tag: str, before: Callable[[], HeaderList], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """`before` returns what stands before all other headers of the response."""
         self._app = app
+        self._before = before
         self._scope = scope
         self._tag = tag.encode()
         self._take = receive
@@ -191,7 +201,8 @@ class Passage:
         if kind == _START:
             self._due = _BODY
             headers = list(message.get("headers", ()))
-            message = {**message, "headers": [(OURS, b"%d %b" % (len(headers), self._tag)), *headers]}
+            ours = (OURS, b"%d %b" % (len(headers), self._tag))
+            message = {**message, "headers": [*self._before(), ours, *headers]}
             await self._pass_on(message)
             return
         more = message.get("more_body", False)

@@ -21,6 +21,9 @@ from ray_canary.serving.wire import Head, HeaderList, Request
 #: stands outside of these.
 OURS: Final = b"x-ray-canary"
 
+#: Before `OURS`: the replica is about to go, and closes the connection after this response.
+CLOSES: Final = (b"connection", b"close")
+
 #: How many headers a request claims that only asks whether it would be let in.
 INTRODUCTION: Final = b"0"
 
@@ -215,6 +218,8 @@ class HttpExchange:
         self._given = False
         self.complete = False
         self.keeps_alive = False
+        #: Whether the replica is about to go.
+        self.closes = False
         self.status = 0
         self._pieces: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -287,7 +292,8 @@ class HttpExchange:
             await self._wait()
         if not self._begun:
             raise Broken(self._lost or "the replica gave no answer")
-        headers, tag = _bentos(self._headers, self.status)
+        ours, headers, tag = _bentos(self._headers, self.status)
+        self.closes = CLOSES in ours
         self._given = True
         return Head(self.status, headers, tag, self._taken(), not self.complete)
 
@@ -325,12 +331,16 @@ class HttpExchange:
         return taken
 
 
-def _bentos(headers: HeaderList, status: int) -> tuple[HeaderList, str]:
-    """Return what a Bento said in the headers of a response, and its tag. Raises `Broken` if it wasn't a Bento's."""
+def _bentos(headers: HeaderList, status: int) -> tuple[HeaderList, HeaderList, str]:
+    """Return what the replica said in the headers of a response, what the Bento did, and its tag.
+
+    Raises:
+        Broken: it wasn't a Bento's.
+    """
     for index, (name, value) in enumerate(headers):
         if name == OURS:
             count, _, tag = value.partition(b" ")
             if not count.isdigit():
                 break
-            return headers[index + 1 : index + 1 + int(count)], tag.decode()
+            return headers[:index], headers[index + 1 : index + 1 + int(count)], tag.decode()
     raise Broken(f"the replica answered {status} by itself")

@@ -1,18 +1,20 @@
 """The replica that our code runs in: private corners of Serve and its HTTP server, around one request.
 
 Checked against ray 2.60.0 and uvicorn 0.54.0. The id of the request under way has no public reader. Serve reads a
-request's body ahead of us without bounds. Its access log can be switched off only once a record has been made, and
-uvicorn writes the head and the body of a response one by one.
+request's body ahead of us without bounds. Nobody tells an app that its replica is being ended. Serve's access log can
+be switched off only once a record has been made, and uvicorn writes the head and the body of a response one by one.
 `tests/unit/serving/test_serve_replica.py` fails when these move.
 """
 
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 import ray
 from ray import serve
+from ray._private import worker
 from ray.serve._private import replica
 from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
 from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
@@ -25,6 +27,16 @@ AHEAD: Final = 8
 def request_id() -> str:
     """Return Serve's id of the request under way: the client's `X-Request-ID` where it is sound, else a new one."""
     return str(serve.context._get_serve_request_context().request_id)
+
+
+def drains() -> bool:
+    """Whether Serve has begun to end this replica: it answers as before, and closes its connections in a while."""
+    return bool(_replica()._shutting_down)
+
+
+@cache
+def _replica() -> Any:
+    return worker.global_worker.actors[worker.global_worker.actor_id]._replica_impl
 
 
 def hold_back(receive: Any) -> None:

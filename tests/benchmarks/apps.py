@@ -20,6 +20,7 @@ from ray_canary.serving.http import Receive, Scope, Send
 from ray_canary.serving.ingress import Ingress
 from ray_canary.serving.journal import Served
 from ray_canary.serving.recorder import Recorder
+from ray_canary.serving.serve_replica import drains
 from ray_canary.serving.targets import Target
 from ray_canary.serving.wire import Head, Request
 
@@ -76,7 +77,7 @@ class TrivialHost:
     """Hosts the trivial app as `BentoHost` hosts a Bento."""
 
     def __init__(self) -> None:
-        self._door = Door()
+        self._door = Door(drains)
 
     async def answer(self, request: Request) -> AsyncIterator[Head | bytes]:
         """Run one request that came by handle."""

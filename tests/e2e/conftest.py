@@ -10,11 +10,13 @@ from ray_canary.serving import local
 from tests.e2e.deployments import HTTP_PORT, NODE_SECRETS, OFFSET
 from tests.e2e.harness import AUTH, RealCluster, build_bento
 
-#: Shorter than Serve's own, so that a test does not wait half a minute for each replica that goes.
-DRAIN = {
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "2",
-}
+#: Seconds for which a replica that goes still answers, until its routers know. Shorter than Serve's own 30, so that a
+#: test does not wait half a minute for each; a module that holds more has its own `REPLICA_DRAIN_S`.
+REPLICA_DRAIN_S = 2
+
+#: Behind HAProxy each replica listens on a port of its own, and the port of one that has gone is soon another's: with
+#: the same range, one cluster's HAProxy sends requests to another cluster's replica.
+DIRECT_PORTS = (30500 + OFFSET, 30999 + OFFSET)
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +28,7 @@ def bentos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def settings_of(home: Path, work: Path, *, haproxy: bool) -> local.Local:
+def settings_of(home: Path, work: Path, *, haproxy: bool, drain_s: int = REPLICA_DRAIN_S) -> local.Local:
     """Return what the tests' cluster is started with, where `home` is its node's BENTOML_HOME."""
     return local.Local(
         name=f"ray-canary-tests-{OFFSET}",
@@ -40,7 +42,8 @@ def settings_of(home: Path, work: Path, *, haproxy: bool) -> local.Local:
         arguments=(f"--dashboard-agent-listen-port={26365 + OFFSET}",),
         environment={
             **AUTH,
-            **DRAIN,
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(drain_s),
+            "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(drain_s),
             # Ray tries three times to build an environment, for each of Serve's three tries, and copies a virtual
             # environment each time.
             "RUNTIME_ENV_RETRY_TIMES": "1",
@@ -51,10 +54,8 @@ def settings_of(home: Path, work: Path, *, haproxy: bool) -> local.Local:
             **NODE_SECRETS,
             local.HAPROXY_STATS_PORT: str(28404 + OFFSET),
             local.HAPROXY_METRICS_PORT: str(29101 + OFFSET),
-            # Behind HAProxy each replica listens on a port of its own, and the port of one that has gone is soon
-            # another's: with the same range, one cluster's HAProxy sends requests to another cluster's replica.
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(30500 + OFFSET),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(30999 + OFFSET),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(DIRECT_PORTS[0]),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(DIRECT_PORTS[1]),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(40500 + OFFSET),
             "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(40999 + OFFSET),
             # HAProxy's last resort while an application has no replica; two clusters would share these ports too.
@@ -64,8 +65,8 @@ def settings_of(home: Path, work: Path, *, haproxy: bool) -> local.Local:
     )
 
 
-def _start(home: Path, work: Path, *, haproxy: bool) -> RealCluster:
-    settings = settings_of(home, work, haproxy=haproxy)
+def _start(home: Path, work: Path, *, haproxy: bool, drain_s: int = REPLICA_DRAIN_S) -> RealCluster:
+    settings = settings_of(home, work, haproxy=haproxy, drain_s=drain_s)
     local.down(settings.name)
     local.up(settings)
     return RealCluster(home, work, settings)
@@ -84,10 +85,13 @@ def either(
 
 
 @pytest.fixture(scope="module")
-def shared(bentos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+def shared(
+    request: pytest.FixtureRequest, bentos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealCluster]:
     """A cluster behind HAProxy, for all tests of a module."""
     work = tmp_path_factory.mktemp("work")
-    cluster = _start(bentos, work, haproxy=True)
+    drain_s = getattr(request.module, "REPLICA_DRAIN_S", REPLICA_DRAIN_S)
+    cluster = _start(bentos, work, haproxy=True, drain_s=drain_s)
     yield cluster
     local.down(cluster.local.name, grace_s=2)
     shutil.rmtree(work)

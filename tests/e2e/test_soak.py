@@ -12,16 +12,12 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ray_canary.serving import local
 from tests.e2e.census import Census, Use, lived_through
-from tests.e2e.conftest import DRAIN, settings_of
 from tests.e2e.deployments import probe
 from tests.e2e.harness import RealCluster
 from tests.e2e.journey import NAME, Change, Journey
@@ -40,19 +36,8 @@ MOST_GROWTH_MIB = 24
 MOST_FILES, MOST_THREADS = 16, 4
 #: Ray's own note every replica that ever was.
 RAYS_GROWTH_MIB, RAYS_FILES, RAYS_THREADS = 192, 64, 32
-
-
-@pytest.fixture(scope="module")
-def shared(bentos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
-    """A cluster as users have it: a replica that goes still answers for Serve's own 30 s."""
-    work = tmp_path_factory.mktemp("work")
-    settings = settings_of(bentos, work, haproxy=True)
-    environment = {name: value for name, value in settings.environment.items() if name not in DRAIN}
-    settings = replace(settings, environment=environment)
-    local.down(settings.name)
-    local.up(settings)
-    yield RealCluster(bentos, work, settings)
-    local.down(settings.name, grace_s=2)
+#: The cluster is as users have it, with Serve's own period.
+REPLICA_DRAIN_S = 30
 
 
 def steady() -> dict[str, Any]:

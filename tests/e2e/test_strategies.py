@@ -1,10 +1,12 @@
 """How replicas are replaced, added and removed while requests keep coming: strategies, autoscaling, capacity."""
 
+import socket
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,10 +14,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 import pytest
 import yaml
 
 from ray_canary.serving.cluster import Cluster
+from ray_canary.serving.http_connection import introduction
+from tests.e2e.conftest import DIRECT_PORTS
 from tests.e2e.harness import RealCluster, wait_for
 from tests.e2e.load import Load, Sent
 from tests.e2e.test_lifecycle import all_pids, build_light, deploy, key_of, light, requests_to, splitter
@@ -26,6 +31,8 @@ REPLICAS = {"main": 1, "a": 1, "b": 4}
 WEIGHTS = {"a": 30, "b": 30}
 #: How many clients send requests to each of them, one after the other.
 CLIENTS = 2
+#: Twelve replicas start at once here, and meanwhile Serve's controller may take seconds to tell of the new ones.
+REPLICA_DRAIN_S = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -199,6 +206,56 @@ def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: Real
         else:
             assert not one.failed, one.failed
         assert bool(one.failed_over) == (one.lowest == 0 and target != "main"), one
+
+
+# A replica that goes. ----------------------------------------------------------------------------------------------
+
+INTRODUCE = """\
+import ray
+from ray import serve
+
+ray.init(address="127.0.0.1:%d", namespace="serve", log_to_driver=False)
+print("secret", serve.get_deployment_handle("Fragile", "light-canary-a").introduce.remote().result().decode())
+"""
+
+
+def port_of(pid: int) -> int:
+    """Return where a replica listens for the ingress."""
+    first, last = DIRECT_PORTS
+    listens = [each.laddr.port for each in psutil.Process(pid).net_connections("tcp") if each.status == "LISTEN"]
+    (port,) = [each for each in listens if first <= each <= last]
+    return port
+
+
+def until_refused(ask: Callable[[], bytes]) -> Iterator[bytes]:
+    with suppress(ConnectionError):
+        while True:
+            yield ask()
+
+
+def test_a_replica_that_goes_closes_each_connection_after_use_before_it_refuses_any(cluster: RealCluster) -> None:
+    """What meets the moment at which a server closes its idle connections would be lost."""
+    file = light({"a": 50})
+    deploy(cluster, file)
+    done = cluster.run(sys.executable, "-c", INTRODUCE % cluster.local.port)
+    secret = done.stdout.split("secret ")[1].split()[0].encode()
+    (pid,) = cluster.pids("light-canary-a")
+    address = ("127.0.0.1", port_of(pid))
+
+    def asked() -> bytes:
+        with socket.create_connection(address, timeout=5) as connection:
+            connection.sendall(introduction(secret))
+            return connection.recv(65536).lower()
+
+    assert b"x-ray-canary: 0 -" in asked()
+    assert b"connection: close" not in asked()
+    file["canary"]["versions"]["a"]["envs"].append({"name": "EDITED", "value": "1"})
+    cluster.serve_deploy(cluster.build(file))
+    wait_for(lambda: b"connection: close" in asked(), "it says that it goes", 60, 0.02)
+    assert cluster.pids("light-canary-a") - {pid}, "it goes once there is another one"
+    answers = list(until_refused(asked))
+    assert len(answers) > 0
+    assert all(b"connection: close" in each for each in answers)
 
 
 # Capacity before weight, and autoscaling. -----------------------------------------------------------------------------

@@ -36,7 +36,8 @@ class Replica:
     """A real HTTP server with a Bento's app behind a door, as `BentoHost` has it."""
 
     def __init__(self, app: App, root_path: str = "") -> None:
-        self.door = Door()
+        self.door = Door(lambda: self.drains)
+        self.drains = False
         self.app = app
         self.root_path = root_path
         self.seen = 0
@@ -1206,6 +1207,63 @@ def test_of_several_replicas_behind_a_queue_serve_finds_the_one_with_a_place() -
             transport = await introduced(ByHandle(one, two))
             transport.use(Terms(queued=True))
             assert not isinstance(transport.send(request()), DirectCall)
+
+    asyncio.run(whole())
+
+
+def test_a_replica_that_drains_closes_each_connection_after_use_and_is_sent_only_what_nobody_else_can_take() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as old, Replica(echo).running() as new:
+            by_handle = ByHandle(old)
+            transport = await introduced(by_handle)
+            (endpoint,) = transport._endpoints.values()
+            await asyncio.gather(*(ask(transport, request(body=b"x")) for _ in range(5)))
+            assert len(endpoint._idle) == 5
+            old.drains = True
+            assert (await ask(transport, request(body=b"x")))[1] == b"x"
+            assert not endpoint._idle
+            while endpoint._open:  # Those that nobody uses are closed as well.
+                await asyncio.sleep(0.001)
+            got, answered = await ask(transport, request(body=b"alone"))
+            assert (answered, endpoint._idle) == (b"alone", [])
+            assert (b"connection", b"close") not in got.headers, "it is no matter of the client's"
+
+            by_handle.know(old, new)
+            assert transport.routable == 2
+            while len(transport._introduced()) < 2:
+                await asyncio.sleep(0.001)
+            seen = old.seen
+            for _ in range(10):
+                await ask(transport, request(body=b"x"))
+            assert (old.seen, new.seen) == (seen, 10)
+            assert not by_handle.calls
+
+    asyncio.run(whole())
+
+
+def test_a_connection_that_the_bento_closes_says_nothing_of_its_replica() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+        headers = [(b"connection", b"close"), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test(transport: DirectTransport, replica: Replica) -> None:
+        await ask(transport, request(body=b"x"))
+        (endpoint,) = transport._endpoints.values()
+        assert not endpoint.closed
+
+    run(app, test)
+
+
+def test_who_is_introduced_to_a_replica_that_drains_keeps_no_connection_to_it() -> None:
+    async def whole() -> None:
+        async with Replica(echo).running() as old:
+            old.drains = True
+            transport = await introduced(ByHandle(old))
+            (endpoint,) = transport._endpoints.values()
+            assert endpoint.closed
+            assert not endpoint._idle
 
     asyncio.run(whole())
 

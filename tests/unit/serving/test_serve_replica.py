@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from ray._private import worker
 from ray.serve._private import replica
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -178,3 +179,11 @@ def test_a_request_has_an_id() -> None:
     from ray.serve import context
 
     assert hasattr(context._get_serve_request_context(), "request_id")
+
+
+def test_serve_notes_that_a_replica_is_being_ended_before_anything_else() -> None:
+    begins = inspect.getsource(replica.Replica._perform_graceful_shutdown).splitlines()[1]
+    assert begins.strip() == "self._shutting_down = True"
+    assert "self._replica_impl: Replica = " in inspect.getsource(replica.ReplicaActor.__init__)
+    assert "self.actors = {}" in inspect.getsource(worker.Worker.__init__)
+    assert isinstance(worker.Worker.actor_id, property)
