@@ -12,7 +12,7 @@ test: $(READY)
 	@command -v prometheus >/dev/null && command -v chromium >/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq prometheus chromium; }
 	$(BIN)/python -m pytest -n 2 tests/unit
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest --durations 40 tests/e2e
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -6,9 +6,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +15,6 @@ from typing import Any, Self
 import httpx
 import psutil
 import pytest
-import yaml
 
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.http_connection import introduction
@@ -26,13 +24,13 @@ from tests.e2e.load import Load, Sent
 from tests.e2e.test_lifecycle import all_pids, build_light, deploy, key_of, light, requests_to, splitter
 
 STRATEGIES = ("RollingUpdate", "Recreate", "RampedSlowRollout", "BestEffortControlledRollout")
-#: How many replicas each target of the four Deployments has.
+#: How many replicas each target has.
 REPLICAS = {"main": 1, "a": 1, "b": 4}
 WEIGHTS = {"a": 30, "b": 30}
-#: How many clients send requests to each of them, one after the other.
+#: How many clients send requests, one after the other.
 CLIENTS = 2
-#: Twelve replicas start at once here, and meanwhile Serve's controller may take seconds to tell of the new ones.
-REPLICA_DRAIN_S = 10
+#: Five replicas start at once here, and meanwhile Serve's controller may take seconds to tell of the new ones.
+REPLICA_DRAIN_S = 6
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,97 +113,80 @@ class Row:
 
 def strategic(strategy: str, steps: dict[str, str]) -> dict[str, Any]:
     """Return a Deployment with one strategy; a change of a target's step restarts that target."""
-    name = strategy.lower()
-    file = light(
-        WEIGHTS, name=name, route_prefix=f"/{name}", envs={target: {"STEP": step} for target, step in steps.items()}
-    )
+    file = light(WEIGHTS, envs={target: {"STEP": step} for target, step in steps.items()})
     file["services"]["Fragile"]["deployment_strategy"] = strategy
     four = {"min_replicas": REPLICAS["b"], "max_replicas": REPLICAS["b"]}
     file["canary"]["versions"]["b"]["services"] = {"Fragile": {"scaling": four}}
     return file
 
 
-def application(strategy: str, target: str) -> str:
-    name = strategy.lower()
-    return f"{name}-main" if target == "main" else f"{name}-canary-{target}"
-
-
-def serve(cluster: RealCluster, steps: dict[str, str]) -> None:
-    """Deploy all four Deployments by one plain `serve deploy`, so that they change at the same time."""
-    built = [yaml.safe_load(Path(cluster.build(strategic(one, steps))).read_text()) for one in STRATEGIES]
-    applications = [one for config in built for one in config["applications"]]
-    cluster.serve_deploy(cluster.write("all.yaml", {**built[0], "applications": applications}))
+def application(target: str) -> str:
+    return "light-main" if target == "main" else f"light-canary-{target}"
 
 
 def replaced(cluster: RealCluster, old: dict[str, set[int]], targets: tuple[str, ...]) -> bool:
     """Whether every target has all its replicas, and none that it had before."""
     new = all_pids(cluster)
-    names = [(application(one, target), REPLICAS[target]) for one in STRATEGIES for target in targets]
-    return all(len(new.get(name, ())) == count and not new[name] & old.get(name, set()) for name, count in names)
+    return all(
+        len(new.get(application(target), ())) == REPLICAS[target]
+        and not new[application(target)] & old.get(application(target), set())
+        for target in targets
+    )
 
 
-def update(cluster: RealCluster, steps: dict[str, str], targets: tuple[str, ...]) -> list[Row]:
-    """Replace the replicas of some targets of all four Deployments under load, and say what was seen."""
+def update(cluster: RealCluster, strategy: str, steps: dict[str, str], targets: tuple[str, ...]) -> list[Row]:
+    """Replace the replicas of some targets by a strategy under load, and say what was seen."""
     before = all_pids(cluster)
-    with ExitStack() as stack:
-        loads = {one: stack.enter_context(requests_to(cluster, f"/{one.lower()}", CLIENTS)) for one in STRATEGIES}
-        samples = stack.enter_context(Samples(cluster.local.address))
-        wait_for(lambda: all(len(load.sent) > 20 for load in loads.values()), "some requests")
-        serve(cluster, steps)
+    with requests_to(cluster, clients=CLIENTS) as load, Samples(cluster.local.address) as samples:
+        wait_for(lambda: len(load.sent) > 20, "some requests")
+        cluster.serve_deploy(cluster.build(strategic(strategy, steps)))
         wait_for(lambda: replaced(cluster, before, targets), f"{', '.join(targets)} are replaced", 120, 0.5)
-        sent = {one: len(load.sent) for one, load in loads.items()}
-        wait_for(lambda: all(len(load.sent) > sent[one] + 20 for one, load in loads.items()), "some more")
+        sent = len(load.sent)
+        wait_for(lambda: len(load.sent) > sent + 20, "some more")
     after = all_pids(cluster)
-    others = {name for name in before if not name.endswith(tuple(f"-{target}" for target in targets))}
+    others = set(before) - {application(target) for target in targets}
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
-    return [row(one, target, loads[one], samples) for one in STRATEGIES for target in targets]
+    return [row(strategy, target, load, samples) for target in targets]
 
 
 def row(strategy: str, target: str, load: Load, samples: Samples) -> Row:
-    split = splitter(WEIGHTS, strategy.lower())
-    found = samples.found[application(strategy, target)]
+    split = splitter(WEIGHTS)
+    found = samples.found[application(target)]
     own = [one for one in load.sent if split.choose(one.key.encode()) == target]
     return Row(strategy, target, min(one.ready for one in found), max(one.existing for one in found), own)
 
 
-def answers(url: str) -> bool:
-    return httpx.get(url, timeout=5).status_code == 200
-
-
 def test_each_strategy_replaces_a_canary_and_main_as_its_page_says(cluster: RealCluster) -> None:
-    """Four Deployments, one for each strategy, with a canary of 1 and one of 4 replicas, and main with 1."""
-    serve(cluster, {"main": "1", "a": "1", "b": "1"})
-    wait_for(lambda: replaced(cluster, dict.fromkeys(all_pids(cluster), set()), tuple(REPLICAS)), "all run", 120)
-    for strategy in STRATEGIES:
-        url = f"{cluster.url}/{strategy.lower()}/livez"
-        wait_for(partial(answers, url), f"{strategy} answers", 30)
-
-    rows = update(cluster, {"main": "1", "a": "2", "b": "2"}, ("a", "b"))
-    rows += update(cluster, {"main": "2", "a": "2", "b": "2"}, ("main",))
-    rows.sort(key=lambda one: (STRATEGIES.index(one.strategy), tuple(REPLICAS).index(one.target)))
+    """One Deployment, with a canary of 1 and one of 4 replicas, and main with 1, has each strategy in turn."""
+    deploy(cluster, strategic(STRATEGIES[0], {"main": "0", "a": "0", "b": "0"}))
+    rows = []
+    for number, strategy in enumerate(STRATEGIES):
+        old, new = str(number), str(number + 1)
+        canaries = update(cluster, strategy, {"main": old, "a": new, "b": new}, ("a", "b"))
+        rows += update(cluster, strategy, {"main": new, "a": new, "b": new}, ("main",)) + canaries
     print("\n| Strategy | Of | Fewest ready | Most at once | Requests | Failed | Failed over to main |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(map(str, rows)))
     print("\n".join(f"{row.strategy} {row.target}: {one}" for row in rows for one in row.sent if one.status == 502))
 
-    seen = {(one.strategy, one.target): one for one in rows}
-    for (strategy, target), one in seen.items():
-        wanted = REPLICAS[target]
+    assert {(one.strategy, one.target) for one in rows} == {(one, target) for one in STRATEGIES for target in REPLICAS}
+    for one in rows:
+        wanted = REPLICAS[one.target]
         assert one.sent, "it was under load"
-        if strategy in ("RollingUpdate", "RampedSlowRollout"):
+        if one.strategy in ("RollingUpdate", "RampedSlowRollout"):
             assert (one.lowest, one.highest) == (wanted, wanted + 1), one
             assert not one.failed_over, one
-        elif strategy == "Recreate":
+        elif one.strategy == "Recreate":
             assert (one.lowest, one.highest) == (0, wanted), one
         else:
             assert (one.lowest, one.highest) == (wanted - 1, wanted), one
         if one.lowest == 0:
             # What is on its way to the last replica of a target when it stops: each client has one request under way.
             assert one.failed[502] <= CLIENTS, one.failed
-            assert set(one.failed) - {502} == ({503} if target == "main" else set()), one.failed
+            assert set(one.failed) - {502} == ({503} if one.target == "main" else set()), one.failed
         else:
             assert not one.failed, one.failed
-        assert bool(one.failed_over) == (one.lowest == 0 and target != "main"), one
+        assert bool(one.failed_over) == (one.lowest == 0 and one.target != "main"), one
 
 
 # A replica that goes. ----------------------------------------------------------------------------------------------
