@@ -117,10 +117,20 @@ def bento_resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def unknown_gpu(wanted: Mapping[str, Any]) -> str | None:
-    """Return the kind of GPU that a Bento service's own `resources` ask for, if it is not known here."""
+def gpu_warning(wanted: Mapping[str, Any]) -> str | None:
+    """Return what a user should know of the kind of GPU that a Bento service's own `resources` name."""
     kind = wanted.get("gpu_type")
-    return str(kind) if wanted.get("gpu") and kind and kind not in ACCELERATORS else None
+    if not kind:
+        return None
+    if not wanted.get("gpu"):
+        return f"the gpu_type {kind} has no effect, as no `gpu` says how many a replica gets"
+    if kind in ACCELERATORS:
+        return None
+    mean = f"; {hint}" if (hint := legal.did_you_mean(str(kind), ACCELERATORS)) else "."
+    return (
+        f"the gpu_type {kind} is not known here, so any GPU will do{mean} An instance type can name another kind, by "
+        "accelerator_type"
+    )
 
 
 def _cores(quantity: str | int | float) -> float:

@@ -2,8 +2,11 @@
 
 import re
 from decimal import Decimal
+from typing import Final
 
 _QUANTITY = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?|\.[0-9]+)(?P<suffix>[a-zA-Z]*)")
+#: Of a core and of a GPU, Ray counts no less.
+LEAST: Final = 0.0001
 _MEMORY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -12,7 +15,10 @@ def cpu(quantity: str | int | float) -> float:
     number, suffix = _parts(quantity)
     if suffix not in ("", "m"):
         raise ValueError(f"{quantity}: a number of cores ends in m, for thousandths, or in nothing")
-    return float(number / 1000 if suffix else number)
+    cores = float(number / 1000 if suffix else number)
+    if cores < LEAST:
+        raise ValueError(f"{quantity}: the least that Ray counts is {LEAST} cores, which is 0.1m")
+    return cores
 
 
 def memory(quantity: str | int | float, *, bare: str = "") -> int:
@@ -30,14 +36,16 @@ def memory(quantity: str | int | float, *, bare: str = "") -> int:
 def gpus(quantity: str | int | float) -> float:
     """Return a number of GPUs: Ray gives a replica a part of one, or whole ones."""
     number = float(quantity)
-    if not 0.0001 <= number < 10**6 or (number > 1 and number % 1):
-        raise ValueError(f"{quantity}: Ray gives a replica whole GPUs, or a part of one that is at least 0.0001")
+    if not LEAST <= number < 10**6 or (number > 1 and number % 1):
+        raise ValueError(f"{quantity}: Ray gives a replica whole GPUs, or a part of one that is at least {LEAST}")
     return number
 
 
 def _parts(quantity: str | int | float) -> tuple[Decimal, str]:
     """Split a quantity above 0 in its number and its suffix."""
-    match = _QUANTITY.fullmatch(str(quantity))
+    # A small number is written as 9e-05 otherwise.
+    text = f"{Decimal(str(quantity)):f}" if isinstance(quantity, float) else str(quantity)
+    match = _QUANTITY.fullmatch(text)
     if match is None or isinstance(quantity, bool):
         raise ValueError(f"{quantity}: a quantity is a number and perhaps a suffix, like 500m or 2Gi")
     number = Decimal(match["number"])

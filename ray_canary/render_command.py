@@ -97,6 +97,9 @@ def render(
 
     Written over an earlier one, it refuses what would replace all pods, unless that is asked for by --new-cluster.
     """
+    _refuse_beside(ctx, "no_redis", "redis", "redis_secret")
+    _refuse_beside(ctx, "no_token", "token_secret")
+    _refuse_beside(ctx, "bentos_in_image", "claim")
     secret = "a Kubernetes Secret"
     around = Surroundings(
         namespace=None if namespace is None else kuberay.named(namespace, "a namespace", "--namespace"),
@@ -154,12 +157,24 @@ def _groups(texts: tuple[str, ...]) -> tuple[Workers, ...]:
     return found
 
 
+def _refuse_beside(ctx: click.Context, off: str, *names: str) -> None:
+    """Refuse what is given beside the option that does without it. Raises ConfigError."""
+    option = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for name in names:
+        if ctx.params[off] and ctx.params[name] and _is_given(ctx, name):
+            raise ConfigError.of(f"is given beside {option[off]}, which does without; leave one out", option[name])
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def _command(ctx: click.Context) -> str:
     """Return the command that makes the same file again: what was given, without what is for once only."""
     words = ["ray-canary", "render"]
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name == "new_cluster":
+        if not _is_given(ctx, name) or name == "new_cluster":
             continue
         value = ctx.params[name]
         if isinstance(value, bool):

@@ -7,11 +7,10 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from ray_canary import inheritance, requirements
-from ray_canary.accelerators import ACCELERATORS
 from ray_canary.bentos import BentoInfo, BentoStore, required_envs
 from ray_canary.config import DeploymentFile, Placement, Secret, ServiceConfig, Version
 from ray_canary.errors import BentoError, ConfigError, PlanError, Problem
-from ray_canary.instances import Catalogue, bento_resources, unknown_gpu
+from ray_canary.instances import Catalogue, bento_resources, gpu_warning
 from ray_canary.legal import did_you_mean
 from ray_canary.places import Kind, kind
 from ray_canary.plan import (
@@ -284,12 +283,8 @@ class _Resolver:
             for problem in error.problems:
                 self._problem(f"{place}.{problem.path}", problem.message, problem.hint)
             return {}
-        if kind := unknown_gpu(wanted):
-            mean = f"; {hint}" if (hint := did_you_mean(kind, ACCELERATORS)) else "."
-            self._warnings.append(
-                f"{place}.resources: the gpu_type {kind} is not known here, so any GPU will do{mean} An instance type "
-                "can name another kind, by accelerator_type"
-            )
+        if said := gpu_warning(wanted):
+            self._warnings.append(f"{place}.resources: {said}")
         if "num_cpus" not in found:
             self._default(f"{place}.instance_type", "1 CPU", "no instance type and no resources are named; Ray's own")
         return {"num_cpus": 1.0, **found}

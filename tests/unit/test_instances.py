@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ray_canary import quantities
 from ray_canary.errors import ConfigError
-from ray_canary.instances import ENVIRONMENT_VARIABLE, Catalogue, InstanceType, bento_resources, unknown_gpu
+from ray_canary.instances import ENVIRONMENT_VARIABLE, Catalogue, InstanceType, bento_resources, gpu_warning
 
 EXAMPLE = Path(__file__).parents[2] / "cluster" / "instance_types.yaml"
 
@@ -149,10 +149,10 @@ def test_a_bentos_own_resources_can_be_wrong() -> None:
 
 
 def test_a_kind_of_gpu_that_is_not_known_is_named() -> None:
-    assert unknown_gpu({"gpu": 1, "gpu_type": "other"}) == "other"
-    assert unknown_gpu({"gpu": 1, "gpu_type": "nvidia-l4"}) is None
-    assert unknown_gpu({"gpu": 1}) is None
-    assert unknown_gpu({"gpu_type": "other"}) is None, "no GPU, no kind of it"
+    assert "other is not known here, so any GPU will do" in (gpu_warning({"gpu": 1, "gpu_type": "other"}) or "")
+    assert gpu_warning({"gpu": 1, "gpu_type": "nvidia-l4"}) is None
+    assert gpu_warning({"gpu": 1}) is None
+    assert "no effect" in (gpu_warning({"gpu_type": "other"}) or ""), "no GPU, no kind of it"
 
 
 @given(st.integers(1, 10**9))
@@ -182,6 +182,13 @@ def test_what_is_no_quantity_is_refused(bad: str | int) -> None:
         quantities.cpu(bad)
     with pytest.raises(ValueError, match=": "):
         quantities.memory(bad)
+
+
+@pytest.mark.parametrize("bad", ["0.00009", "0.09m", 0.00009])
+def test_less_of_a_core_than_ray_counts_is_refused(bad: str | float) -> None:
+    assert quantities.cpu("0.1m") == quantities.cpu(0.0001) == 0.0001
+    with pytest.raises(ValueError, match=r"the least that Ray counts is 0\.0001 cores"):
+        quantities.cpu(bad)
 
 
 def test_less_than_a_byte_is_refused() -> None:

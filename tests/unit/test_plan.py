@@ -361,6 +361,14 @@ def test_a_bentos_kind_of_gpu_that_is_not_known_is_a_warning(tmp_path: Path) -> 
     )
 
 
+def test_a_kind_of_gpu_without_a_number_of_them_is_a_warning(store: BentoStore) -> None:
+    resources = {"config_overrides": {"resources": {"gpu_type": "nvidia-l4"}}}
+    found = plan(store, {"bento": "m:v1", "services": {"S": resources}})
+    assert [warning for warning in found.warnings if "gpu_type" in warning] == [
+        "services.S.resources: the gpu_type nvidia-l4 has no effect, as no `gpu` says how many a replica gets"
+    ]
+
+
 def test_a_files_kind_of_gpu_that_is_not_known_is_one_too_unless_an_instance_type_is_named(store: BentoStore) -> None:
     resources = {"config_overrides": {"resources": {"gpu": 1, "gpu_type": "nvidia-l40s"}}}
 

@@ -229,6 +229,21 @@ def test_an_empty_value_is_refused_and_leaves_nothing_out(option: str, off: str)
         render(f"{option}=", off)
 
 
+@pytest.mark.parametrize(
+    ("option", "off"),
+    [
+        ("--redis", "--no-redis"),
+        ("--redis-secret", "--no-redis"),
+        ("--token-secret", "--no-token"),
+        ("--bentos", "--bentos-in-image"),
+    ],
+)
+def test_what_is_given_beside_the_option_that_does_without_it_is_refused(option: str, off: str) -> None:
+    said = " ".join(render(off, option, "mine", "-o", "m.yaml", code=2).output.split())
+    assert f"{option}: is given beside {off}, which does without; leave one out" in said
+    assert not Path("m.yaml").exists()
+
+
 @pytest.mark.parametrize("port", [6379, 8080, 8265, 8404, 8500, 9101, 10001, 12345, 30000, 31000, 44217, 44227, 52365])
 def test_a_port_that_every_pod_has_taken_is_refused_where_it_stands(port: int) -> None:
     edit("access_authorization", f"ray: {{http: {{port: {port}}}}}\naccess_authorization")
