@@ -63,7 +63,7 @@ class DirectCall:
         head: Head | None = None
         try:
             head = await self._exchange.head()
-            if self._exchange.closes and self.endpoint is not None:
+            if self._exchange.goes and self.endpoint is not None:
                 self.endpoint.close()
         except Broken:
             if self._upload is not None and (error := _failure(self._upload)):

@@ -80,7 +80,7 @@ class Endpoint:
         connection.begin(said, introduction(secret), b"")
         try:
             await said.head()
-            if said.closes:
+            if said.goes:
                 self.close()
         except BaseException:
             connection.close()

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ray_canary.serving.exchange import Incomplete, keep
 from ray_canary.serving.http import Message, Receive, Scope, Send, send_error, without_prefix
-from ray_canary.serving.http_connection import CLOSES, INTRODUCTION, OURS
+from ray_canary.serving.http_connection import GOES, INTRODUCTION, OURS
 from ray_canary.serving.wire import HeaderList
 
 logger = logging.getLogger("ray.serve")
@@ -64,11 +64,8 @@ class Door:
         await Passage(app, tag, self.before, inside, receive, send).run()
 
     def before(self) -> HeaderList:
-        """Return the headers that stand before all others: a replica that drains closes each connection after use.
-
-        So a request doesn't meet the moment at which the server closes those that are idle.
-        """
-        return [CLOSES] if self._drains() else []
+        """Return the headers that stand before all others: a replica that is about to go says so."""
+        return [GOES] if self._drains() else []
 
     def _said(self, headers: HeaderList) -> list[bytes] | None:
         """Return what an ingress says of a request; None if it isn't one that asks."""

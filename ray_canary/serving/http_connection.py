@@ -17,12 +17,13 @@ from ray_canary.serving.transport import Broken
 from ray_canary.serving.wire import Head, HeaderList, Request
 
 #: The first header of a request: the replica's secret, how many headers stand before the client's own, and where the
-#: client is. The first of a response: how many headers of the Bento follow it, and the Bento's tag. What servers add
-#: stands outside of these.
+#: client is. Of a response: how many headers of the Bento follow it, and the Bento's tag. What servers add stands
+#: outside of these.
 OURS: Final = b"x-ray-canary"
 
-#: Before `OURS`: the replica is about to go, and closes the connection after this response.
-CLOSES: Final = (b"connection", b"close")
+#: Before `OURS`: the replica is about to go, and the connection isn't used again. The ingress closes it: a server that
+#: does so while a part of the request is unread takes the end of its response away from whoever reads it.
+GOES: Final = (b"x-ray-canary-goes", b"1")
 
 #: How many headers a request claims that only asks whether it would be let in.
 INTRODUCTION: Final = b"0"
@@ -219,7 +220,7 @@ class HttpExchange:
         self.complete = False
         self.keeps_alive = False
         #: Whether the replica is about to go.
-        self.closes = False
+        self.goes = False
         self.status = 0
         self._pieces: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -243,6 +244,7 @@ class HttpExchange:
         self.keeps_alive = self.parser.should_keep_alive() and not self._without_body
         # Whatever an app that gets these wrong sends behind them must not meet the next request.
         self.keeps_alive = self.keeps_alive and self.status >= 200 and self.status not in (204, 304)
+        self.keeps_alive = self.keeps_alive and GOES not in self._headers
         self.complete = self._without_body
 
     def on_body(self, body: bytes) -> None:
@@ -293,7 +295,7 @@ class HttpExchange:
         if not self._begun:
             raise Broken(self._lost or "the replica gave no answer")
         ours, headers, tag = _bentos(self._headers, self.status)
-        self.closes = CLOSES in ours
+        self.goes = GOES in ours
         self._given = True
         return Head(self.status, headers, tag, self._taken(), not self.complete)
 
