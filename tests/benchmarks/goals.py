@@ -122,7 +122,7 @@ def verdicts(results: Results) -> list[Verdict]:
         ),
         _times_naive(results),
         _Compared(results, "bento", cells.STREAM, Figure.FIRST).difference("3", 1.0),
-        _Compared(results, "bento", cells.TOKEN, Figure.FIRST).difference("3", 1.0),
+        _alone(results, _Compared(results, "bento", cells.TOKEN, Figure.FIRST).difference("3", 1.0)),
         _late(results, _Compared(results, "bento", cells.TOKENS, Figure.FIRST).difference("3", 1.0)),
         _late(results, _Compared(results, "bento", cells.TOKENS, Figure.DELAY_99).difference("3", 1.0)),
         _sixteen(results),
@@ -165,13 +165,30 @@ def _times_naive(results: Results) -> Verdict:
 
 def _late(results: Results, found: Verdict) -> Verdict:
     """Add what keeps a chunk of one of several streams waiting."""
-    busy = {side: results.median("bento", cells.TOKENS, side, Figure.BUSY) for side in (cells.PLAIN, cells.TWO)}
-    cores = ", ".join(f"{value:.2f} with {side}" for side, value in busy.items() if value is not None)
+    busy = _beside(results, cells.TOKENS, Figure.BUSY, "")
+    one, several = (_beside(results, cell, Figure.DELAY_99, " ms") for cell in (cells.TOKEN, cells.TOKENS))
     why = (
-        "1,600 chunks a second pass through one process more, and wait there for a core and for those before them; one "
-        f"stream alone shows no such wait. Of {results.machine['cores']} cores, busy: {cores or 'not measured'}."
+        "1,600 chunks a second pass through one process more, and wait there for a core and for those before them. "
+        f"From a chunk's making to its arrival, p99: {several}; of one stream alone: {one}. "
+        f"Of {results.machine['cores']} cores, busy: {busy}."
     )
     return replace(found, why=why)
+
+
+def _alone(results: Results, found: Verdict) -> Verdict:
+    """Add what one stream alone waits for: its request's way, or each of its chunks."""
+    why = (
+        "The first chunk comes when the request has been read and sent on, by one process more; no chunk waits for "
+        f"another. From a chunk's making to its arrival, p50: {_beside(results, cells.TOKEN, Figure.DELAY, ' ms')}."
+    )
+    return replace(found, why=why)
+
+
+def _beside(results: Results, cell: str, figure: Figure, unit: str) -> str:
+    """Say a figure of plain Serve and of ray-canary, one beside the other."""
+    found = {side: results.median("bento", cell, side, figure) for side in (cells.PLAIN, cells.TWO)}
+    said = [f"{value:.2f}{unit} with {side}" for side, value in found.items() if value is not None]
+    return ", ".join(said) or "not measured"
 
 
 def _costs(results: Results, group: str, cell: str, *sides: str) -> str:
