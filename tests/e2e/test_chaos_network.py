@@ -75,7 +75,7 @@ def test_a_node_has_its_network_again(lan: Lan, chaos: Chaos) -> None:
     row = chaos.suffer("a node has its network again", lambda: lan.plug("two"))
     nobody_else(row)
     assert not row.failed["a"], row
-    wait_for(lambda: get(lan.cluster, NAME)["status"] == "running", "everything runs again", 120)
+    wait_for(lambda: get(lan.cluster, NAME)["status"]["status"] == "running", "everything runs again", 120)
 
 
 def test_afterwards_everything_is_as_the_file_says(lan: Lan, chaos: Chaos) -> None:
