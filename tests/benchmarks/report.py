@@ -19,7 +19,7 @@ Each side answers on loopback of the same machine, where the load comes from too
 with one thread, and a small client in Python for streams. The sides of a row get their load one after the other,
 {rounds} rounds of {seconds} s for each, after a second that doesn't count. So all of them meet the same noise, and
 **the ratios are what counts**: absolute numbers belong to this machine. Logs, access logs included, are as each has
-them by default.
+them by default. How fast the machine was at that hour, the first table shows: it is the same Python each time.
 
 Each field of a table has the median of the rounds, the least and the greatest, and the ratio of the median to that of
 the first column. CPU-seconds are those of the processes' own clocks, with what they do when nobody asks; the busy
@@ -39,7 +39,8 @@ _WHY = """\
 ### Where the time goes
 
 Of the goals that are missed, or met by some of the rounds only. All else is HAProxy or Serve's proxy, wrk, the system's
-network and Ray itself. On a full machine, the ratio of two rates is that of what a request costs.
+network, Ray itself, and every process of the other sides, which all stand there: also when nobody asks. The three parts
+are the busy cores' time by the number of requests. Whose code the ingress's and the versions' is, the profile says.
 """
 
 _FAILURES = """\
@@ -58,7 +59,9 @@ _ABOUT: Final = {
         "deployment with 2 replicas, `serve.ingress` around the Bento's own `to_asgi()`, and nothing of ray-canary. "
         "Our hosting is the same around the app that a version of ray-canary runs, which leaves out what nobody reads "
         "([how Bentos are hosted](decisions/hosting.md)): between that and ray-canary is what the split costs. nginx "
-        "splits between two `bentoml serve`; `bentoml serve` alone is one. The naive ingress is FastAPI and `await "
+        "splits between two `bentoml serve`, and is as Debian has it, with connections kept and larger bodies let in: "
+        "a body is in a file of its own before it is passed on. `bentoml serve` alone is one. Ray and every other side "
+        "stand beside them all. The naive ingress is FastAPI and `await "
         "handle.remote(...)`, and its two versions call the Bento as a Python object: BentoML's HTTP server, with "
         "all that it checks and counts, isn't in it. ray-canary sends its requests `direct`, as `ray-canary get` "
         "calls it. Bodies are of 100 bytes unless a row says otherwise. Memory is that of an ingress replica; of a "
@@ -69,7 +72,7 @@ _ABOUT: Final = {
         "HAProxy mode: what differs is the split. In the row with keys, each request carries a key of its own, as "
         "header and as query parameter. By handle means `ray.ingress.transport: handle`. In 16 processes, versions "
         "take each other's place on the cores, and what each does for itself adds up; where 16 versions share 2 "
-        "processes, nothing but the split itself is larger."
+        "processes, nothing but the split itself is larger. Those of the 16 that a side doesn't ask are in all else."
     ),
     "trivial": (
         "An ASGI app that answers `ok` in the place of the Bento, in HAProxy mode: what is left is the layers "
@@ -81,7 +84,7 @@ _ABOUT: Final = {
         "connections for the Bento, 64 for the app that does nothing. A sample is its innermost frame's owner's; what "
         "the standard library does is its caller's, and a system call is whoever's it is made by: the response is "
         "written to the socket in uvicorn's name where the Bento isn't ours, and in ray-canary's where it is. The "
-        "event loop is uvloop, which reads the sockets."
+        "event loop is uvloop, which reads the sockets. Streams, and `bentoml serve`, have no profile here."
     ),
     "defaults": (
         "The same on Serve's defaults: its Python proxy, without the throughput preset. Replicas have no ports of "
@@ -154,8 +157,11 @@ def _failures(results: Results) -> str:
 
 def _judged(found: list[Verdict]) -> list[str]:
     goals = table(["", "goal", "measured", ""], [[one.number, one.goal, one.measured, _said(one)] for one in found])
-    missed = [one for one in found if one.why and (one.met is False or one.close)]
-    whys = [f"{_wrapped(f'- **{one.goal}** {one.why}')}\n" for one in missed]
+    missed: dict[str, list[str]] = {}
+    for one in found:
+        if one.why and (one.met is False or one.close):
+            missed.setdefault(one.why, []).append(f"**{one.goal}**")
+    whys = [_wrapped(f"- {', '.join(of)} {why}") + "\n" for why, of in missed.items()]
     return [_GOALS, goals, *([_WHY, *whys] if whys else [])]
 
 

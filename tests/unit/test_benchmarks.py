@@ -190,6 +190,30 @@ def test_the_growth_of_the_ingress_is_met_by_its_worst_round(grown: float, met: 
     assert verdict(run(group), "growth of the ingress")[1] is met
 
 
+@pytest.mark.parametrize(("two", "met"), [((0, 0, 2), True), ((0, 1, 2), False)])
+def test_chunks_may_arrive_in_another_ones_as_often_as_with_plain_serve(two: tuple[float, ...], met: bool) -> None:
+    group = of("bento", cells.TOKENS, Figure.MERGED, plain=0, two=0)
+    group.cells[0].samples = {cells.PLAIN: samples(Figure.MERGED, 0, 0, 0), cells.TWO: samples(Figure.MERGED, *two)}
+    assert verdict(run(group), f"{Figure.MERGED}, {cells.TOKENS}")[1] is met
+
+
+@pytest.mark.parametrize(("two", "busy", "met"), [(110, 1.0, True), (90, 1.0, False), (90, 1.9, True)])
+def test_a_second_ingress_replica_brings_more_unless_the_cores_are_busy(two: float, busy: float, met: bool) -> None:
+    group = of("trivial", cells.AT_64, Figure.RATE, two=two)
+    group.cells[0].samples[cells.ONE_INGRESS] = [Sample(values={Figure.RATE: 100, Figure.BUSY: busy})]
+    assert verdict(run(group), "requests/s with 2 ingress replicas")[1] is met
+
+
+def test_goals_that_are_missed_for_one_reason_share_its_paragraph() -> None:
+    group = of("bento", cells.TOKENS, Figure.FIRST, plain=1, two=9)
+    for side, delay in {cells.PLAIN: 1, cells.TWO: 9}.items():
+        group.cells[0].samples[side] += samples(Figure.DELAY_99, delay)
+    page = " ".join(report.page(run(group)).split())
+    assert page.count("last equally long") == 1
+    assert f"- **{Figure.FIRST}, {cells.TOKENS}" in page
+    assert f"**{Figure.DELAY_99}, {cells.TOKENS}" in page
+
+
 def test_what_was_not_run_is_neither_met_nor_missed() -> None:
     assert {(one.measured, one.met) for one in verdicts(run())} == {("not measured", None)}
 
