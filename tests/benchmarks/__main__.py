@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.benchmarks.results import Group, Measured, Results
 from tests.benchmarks.settings import Settings
 from tests.e2e.harness import AUTH, build_bento
 
+NUMBERS = "benchmarks.json"
 _WARM_UP_S = 1
 _BENTO = Path(__file__).with_name("bento")
 
@@ -23,7 +25,7 @@ def main(arguments: list[str]) -> None:
     """Run what is asked for."""
     settings = Settings.read()
     if arguments == ["page"]:
-        write(settings, Results.model_validate_json((settings.folder / "benchmarks.json").read_text()))
+        write(settings, Results.model_validate_json((settings.folder / NUMBERS).read_text()))
         return
     # What was started is ended on the way out, which a signal alone would not do.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
@@ -33,14 +35,34 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(settings: Settings, folder: Path) -> None:
-    """Run every stage that is wanted, and write the page after each: a later one may fail."""
+    """Run every stage that is wanted, and write the page after each: a later one may fail.
+
+    Of stages that are not wanted, the page keeps what an earlier run has measured.
+    """
     results = Results(machine=machine.describe(), rounds=settings.rounds, seconds=settings.seconds)
-    home = folder / "bentoml"
-    build_bento(home, "bench", "v1", _BENTO)
-    for name, run in _stages(settings, home, folder).items():
+    stages = _stages(settings, folder / "bentoml", folder)
+    if settings.only:
+        results.groups += _kept(settings)
+    build_bento(folder / "bentoml", "bench", "v1", _BENTO)
+    for name, run in stages.items():
         if not settings.only or name in settings.only:
-            results.groups.append(run())
+            group = run().model_copy(update={"measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"})
+            found = {each.name: each for each in (*results.groups, group)}
+            results.groups = [found[each] for each in stages if each in found]
             write(settings, results)
+
+
+def _kept(settings: Settings) -> list[Group]:
+    """Return what an earlier run has measured, as long and as often as this one."""
+    path = settings.folder / NUMBERS
+    if not path.exists():
+        return []
+    earlier = Results.model_validate_json(path.read_text())
+    if (earlier.rounds, earlier.seconds) != (settings.rounds, settings.seconds):
+        sys.exit(
+            f"{path} has {earlier.rounds} rounds of {earlier.seconds} s: measure everything, or as long as it has."
+        )
+    return earlier.groups
 
 
 def _stages(settings: Settings, home: Path, folder: Path) -> dict[str, Callable[[], Group]]:
@@ -76,7 +98,7 @@ def _line(cell: Measured, side: str) -> list[str]:
 def write(settings: Settings, results: Results) -> None:
     """Write the page and the numbers."""
     settings.folder.mkdir(parents=True, exist_ok=True)
-    (settings.folder / "benchmarks.json").write_text(results.model_dump_json(indent=1) + "\n")
+    (settings.folder / NUMBERS).write_text(results.model_dump_json(indent=1) + "\n")
     (settings.folder / "benchmarks.md").write_text(report.page(results))
     _say(f"written: {settings.folder / 'benchmarks.md'}")
 

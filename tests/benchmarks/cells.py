@@ -38,6 +38,7 @@ MB_1, MB_20 = "1 MB bodies, 8 connections", "20 MB bodies, 4 connections"
 LARGE, LARGE_CONNECTIONS = 20_000_000, 4
 STREAM, TOKEN = "a stream as fast as it goes", "a stream with a chunk every 5 ms"
 TOKENS = "8 streams, a chunk every 5 ms"
+TOKEN_STREAMS, TOKEN_EVERY_S = 8, 0.005
 METERED = f"{AT_32}, with and without metrics"
 IDLE = "nobody asks"
 
@@ -127,10 +128,10 @@ BENTOS = Stage(
         replace(_wrk(METERED, (UNMETERED, TWO), Load(32)), repeats=4),
         _wrk(AT_256, (PLAIN, TWO, NAIVE, NGINX, ALONE), Load(256)),
         _wrk(MB_1, (PLAIN, TWO, NGINX), Load(8, 1_000_000)),
-        _wrk(MB_20, (PLAIN, TWO, NGINX), Load(LARGE_CONNECTIONS, LARGE), meter.with_memory),
-        _stream(STREAM, (PLAIN, TWO), clients=1, every_s=0),
-        _stream(TOKEN, (PLAIN, TWO), clients=1, every_s=0.005),
-        _stream(TOKENS, (PLAIN, TWO, UNMETERED), clients=8, every_s=0.005),
+        _wrk(MB_20, (PLAIN, TWO, NGINX), Load(LARGE_CONNECTIONS, LARGE), meter.Memory()),
+        _stream(STREAM, (PLAIN, HOSTED, TWO), clients=1, every_s=0),
+        _stream(TOKEN, (PLAIN, HOSTED, TWO), clients=1, every_s=TOKEN_EVERY_S),
+        _stream(TOKENS, (PLAIN, HOSTED, TWO, UNMETERED), clients=TOKEN_STREAMS, every_s=TOKEN_EVERY_S),
     ),
 )
 

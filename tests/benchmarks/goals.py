@@ -183,7 +183,7 @@ def _times_naive(results: Results) -> Verdict:
 
 def _late(results: Results, found: Verdict) -> Verdict:
     """Add what is known of a chunk of one of several streams that waits."""
-    sides = (cells.PLAIN, cells.TWO, cells.UNMETERED)
+    sides = (cells.PLAIN, cells.HOSTED, cells.TWO, cells.UNMETERED)
     first, one, several = (
         _beside(results, cell, figure, " ms", *sides)
         for cell, figure in (
@@ -233,8 +233,10 @@ def _merged(results: Results, cell: str) -> Verdict:
 
 
 def _beside(results: Results, cell: str, figure: Figure, unit: str, *sides: str) -> str:
-    """Say a figure of some sides, one beside the other: of plain Serve and ray-canary, if none are given."""
-    found = {side: results.median("bento", cell, side, figure) for side in sides or (cells.PLAIN, cells.TWO)}
+    """Say a figure of some sides, one beside the other: with the split and without it, if none are given."""
+    found = {
+        side: results.median("bento", cell, side, figure) for side in sides or (cells.PLAIN, cells.HOSTED, cells.TWO)
+    }
     said = [f"{value:.2f}{unit} with {side}" for side, value in found.items() if value is not None]
     return ", ".join(said) or "not measured"
 
@@ -262,8 +264,8 @@ def _costs(results: Results, group: str, cell: str, *sides: str) -> str:
 def _memory(results: Results) -> Verdict:
     bound = MB_PER_UPLOAD * cells.LARGE_CONNECTIONS
     goal = (
-        f"growth of the ingress in a round with {cells.MB_20}: at most {bound} MB, {MB_PER_UPLOAD} for each upload "
-        "under way"
+        f"growth of the ingress since before the first of {cells.MB_20}: at most {bound} MB, {MB_PER_UPLOAD} for each "
+        "upload under way"
     )
     grown = results.rounds_of("bento", cells.MB_20, cells.TWO, Figure.GROWTH)
     if not grown:

@@ -25,13 +25,13 @@ class Load:
     path: str = "/count"
     keyed: bool = False
 
-    def command(self, url: str, seconds: int) -> list[str]:
+    def command(self, url: str, seconds: float) -> list[str]:
         """Return the command that sends it to the side at `url`."""
-        options = ["-t1", f"-c{self.connections}", f"-d{seconds}s", "--timeout", f"{_TIMEOUT_S}s", "-s", str(SCRIPT)]
+        options = ["-t1", f"-c{self.connections}", f"-d{seconds:g}s", "--timeout", f"{_TIMEOUT_S}s", "-s", str(SCRIPT)]
         return ["wrk", *options, url + self.path, "--", str(self.body), "keyed" if self.keyed else ""]
 
 
-def send(load: Load, url: str, seconds: int) -> Sample:
+def send(load: Load, url: str, seconds: float) -> Sample:
     """Send it. Raises CalledProcessError if wrk can't, ValueError if it says nothing."""
     done = subprocess.run(load.command(url, seconds), capture_output=True, text=True, check=True)
     return parse(done.stdout)

@@ -4,14 +4,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import cells
+from tests.benchmarks import cells, load, stream
 from tests.benchmarks.load import Load
-from tests.benchmarks.load import send as send_load
 from tests.benchmarks.results import Figure, Group, Measured, Sample
 from tests.benchmarks.settings import Settings
 
@@ -21,7 +21,16 @@ _RATE: Final = 100
 _SECONDS: Final = 10
 #: wrk starts before py-spy has found its way into the process, and goes on until it is done.
 _AROUND_S: Final = 3
-_LOADS: Final = {cells.BENTOS: Load(32), cells.TRIVIAL: cells.TRIVIAL_LOAD, cells.DEFAULTS: cells.TRIVIAL_LOAD}
+#: What sends load to an address for so many seconds, by its name; the first of a stage has none.
+_Sends = Mapping[str, Callable[[str, float], object]]
+_SENDS: Final[Mapping[cells.Stage, _Sends]] = {
+    cells.BENTOS: {
+        "": partial(load.send, Load(32)),
+        f"{cells.TOKENS}, ": partial(stream.send, clients=cells.TOKEN_STREAMS, every_s=cells.TOKEN_EVERY_S),
+    },
+    cells.TRIVIAL: {"": partial(load.send, cells.TRIVIAL_LOAD)},
+    cells.DEFAULTS: {"": partial(load.send, cells.TRIVIAL_LOAD)},
+}
 
 OTHERS: Final = "others"
 LOOP: Final = "the event loop"
@@ -43,7 +52,7 @@ def run(settings: Settings, home: Path, folder: Path) -> Group:
     own = folder / NAME  # Another stage has used what lies in the folder itself.
     own.mkdir()
     found: dict[str, Mapping[str, float]] = {}
-    for stage, load in _LOADS.items():
+    for stage, sends in _SENDS.items():
         with stage.start(home, own) as sides:
             canary, plain = sides[cells.TWO], sides[cells.PLAIN]
             looked_at = {
@@ -51,8 +60,9 @@ def run(settings: Settings, home: Path, folder: Path) -> Group:
                 "a version's replica": (canary.url, canary.versions[0]),
                 "a replica of plain Serve": (plain.url, plain.versions[0]),
             }
-            for name, (url, pid) in looked_at.items():
-                found[f"{stage.name}, {name}"] = shares(recorded(load, url, pid, seconds))
+            for load_name, send in sends.items():
+                for name, (url, pid) in looked_at.items():
+                    found[f"{stage.name}, {load_name}{name}"] = shares(recorded(partial(send, url), pid, seconds))
     return Group(name=NAME, cells=[_cell(name, owners) for name, owners in found.items()])
 
 
@@ -63,11 +73,11 @@ def _cell(name: str, owners: Mapping[str, float]) -> Measured:
     return Measured(name=name, base="", samples=samples)
 
 
-def recorded(load: Load, url: str, pid: int, seconds: int) -> Iterator[str]:
-    """Yield the stacks that py-spy sees of a process at work under load, each with how often."""
+def recorded(send: Callable[[float], object], pid: int, seconds: int) -> Iterator[str]:
+    """Yield the stacks that py-spy sees of a process at work while `send` sends to it, each with how often."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as background:
         stacks = Path(folder) / "stacks"
-        loaded = background.submit(send_load, load, url, seconds + 2 * _AROUND_S)
+        loaded = background.submit(send, seconds + 2 * _AROUND_S)
         command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--full-filenames"]
         options = ["-d", str(seconds), "-r", str(_RATE), "-f", "raw", "-o", str(stacks), "-p", str(pid)]
         subprocess.run([*command, *options], check=True, capture_output=True)

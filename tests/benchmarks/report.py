@@ -29,7 +29,7 @@ cores are the whole machine's, wrk and HAProxy included. Requests that failed ar
 _GOALS = """\
 ## The goals
 
-The numbers are those of the issues that asked for them. Each compares medians of this run; in brackets is what the
+The numbers are those of the issues that asked for them. Each compares medians of one run; in brackets is what the
 single rounds say, and where some of them say otherwise than the median, that stands behind the verdict. Goal 6 is no
 number: no request fails at any change, no other process restarts, and splits are exact. The end-to-end tests show it,
 `test_changes_under_load` and `test_requests` in HAProxy mode, directly, and on Serve's own proxy, by handle.
@@ -81,10 +81,10 @@ _ABOUT: Final = {
     ),
     "profile": (
         "Whose code is at work, as py-spy sees it 100 times a second, in one replica of each kind under load: 32 "
-        "connections for the Bento, 64 for the app that does nothing. A sample is its innermost frame's owner's; what "
-        "the standard library does is its caller's, and a system call is whoever's it is made by: the response is "
-        "written to the socket in uvicorn's name where the Bento isn't ours, and in ray-canary's where it is. The "
-        "event loop is uvloop, which reads the sockets. Streams, and `bentoml serve`, have no profile here."
+        "connections for the Bento, or streams; 64 for the app that does nothing. A sample is its innermost frame's "
+        "owner's; what the standard library does is its caller's, and a system call is whoever's it is made by: the "
+        "response is written to the socket in uvicorn's name where the Bento isn't ours, and in ray-canary's where it "
+        "is. The event loop is uvloop, which reads the sockets. `bentoml serve` has no profile here."
     ),
     "defaults": (
         "The same on Serve's defaults: its Python proxy, without the throughput preset. Replicas have no ports of "
@@ -108,8 +108,9 @@ def _machine(results: Results) -> str:
 
 
 def _group(group: Group) -> str:
+    when = f"Measured {group.measured}. " if group.measured else ""
     tables = [_table(group, figure) for figure in Figure if any(figure in cell.figures() for cell in group.cells)]
-    return "\n".join([f"## {group.name.capitalize()}\n", f"{_wrapped(_ABOUT[group.name])}\n", *tables])
+    return "\n".join([f"## {group.name.capitalize()}\n", f"{_wrapped(when + _ABOUT[group.name])}\n", *tables])
 
 
 def _table(group: Group, figure: Figure) -> str:

@@ -83,6 +83,8 @@ class Group(BaseModel):
 
     name: str
     cells: list[Measured] = Field(default_factory=list)
+    #: When: the UTC time at its end; empty where it isn't known.
+    measured: str = ""
 
 
 class Results(BaseModel):

@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Settings:
-    """`rounds` of `seconds` for each side of each cell; `only` names the stages to run, none: all."""
+    """`rounds` of `seconds` for each side of each cell; `only` names the stages to run, none: all.
+
+    Of the other stages, the page in `folder` keeps what it has.
+    """
 
     rounds: int = 5
     seconds: int = 4

@@ -1,14 +1,17 @@
 """The pure parts of the benchmarks: what load generators say, medians and ratios, goals, the page."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
 from ray_canary import config
-from tests.benchmarks import applications, cells, decision, load, profile, report, stream
+from tests.benchmarks import __main__ as benchmarks
+from tests.benchmarks import applications, cells, decision, load, meter, profile, report, stream
 from tests.benchmarks.goals import verdicts
 from tests.benchmarks.load import Load
+from tests.benchmarks.meter import Side
 from tests.benchmarks.results import Figure, Group, Measured, Results, Sample, Spread
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.stream import Stream
@@ -316,6 +319,30 @@ def test_every_cell_of_a_stage_has_a_name_of_its_own() -> None:
     for stage in cells.STAGES:
         names = [cell.name for cell in stage.cells]
         assert len(names) == len(set(names))
+
+
+def test_a_run_of_some_stages_keeps_what_the_page_has_of_the_others(tmp_path: Path) -> None:
+    settings = Settings(rounds=3, seconds=1, only=("bento",), folder=tmp_path)
+    assert benchmarks._kept(settings) == []
+    earlier = run(of("trivial", cells.AT_64, Figure.RATE, plain=100, two=50))
+    (tmp_path / benchmarks.NUMBERS).write_text(earlier.model_dump_json())
+    assert benchmarks._kept(settings) == earlier.groups
+    with pytest.raises(SystemExit, match="3 rounds of 1 s"):
+        benchmarks._kept(Settings(rounds=5, seconds=4, only=("bento",), folder=tmp_path))
+
+
+def test_what_an_ingress_takes_counts_from_before_the_first_load() -> None:
+    side = Side(url="", ingress=(os.getpid(),))
+    memory = meter.Memory()
+    held = []
+
+    def load() -> Sample:
+        held.append(bytearray(os.urandom(30_000_000)))
+        return Sample(values={}, done=1)
+
+    first, second = (memory(side, load).values[Figure.GROWTH] for _ in range(2))
+    assert first > 25
+    assert second > first + 25
 
 
 def test_settings_are_read_from_the_environment() -> None:
