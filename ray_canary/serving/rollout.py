@@ -229,13 +229,15 @@ class Rollout:
     def until_gone(self, names: frozenset[str], timeout_s: float) -> None:
         """Wait until no application of `names` is on the cluster. Raises DeployFailed when the time runs out."""
         deadline = time.monotonic() + timeout_s
+        looked_at = time.monotonic()
         while left := names & set(self._cluster.state().applications):
             if time.monotonic() > deadline:
                 raise DeployFailed(f"Still there after {timeout_s:g} s, most likely ending requests: {_list(left)}")
-            time.sleep(LOOK_EVERY_S)
+            looked_at = _rest(LOOK_EVERY_S, looked_at)
 
     def _until_in_force(self, name: str, application: Config, deadline: float) -> None:
         submitted = user_config(application)
+        looked_at = time.monotonic()
         while True:
             state = self._cluster.state().applications.get(name)
             if state is None or state.going or user_config(state.config or {}) != submitted:
@@ -244,9 +246,10 @@ class Rollout:
                 return
             if time.monotonic() > deadline:
                 raise DeployFailed(f"The ingress of {name} doesn't have the new split; see `ray-canary get {name}`")
-            time.sleep(LOOK_EVERY_S / 5)
+            looked_at = _rest(LOOK_EVERY_S / 5, looked_at)
 
     def _until_ready(self, release: Release, watch: "_Watch", deadline: float, consequence: str | None = None) -> None:
+        looked_at = time.monotonic()
         while True:
             progress = tuple(watch.look(self._cluster.state()))
             self._report(progress)
@@ -256,9 +259,19 @@ class Rollout:
                 late = [f"{part.part} ({part.running} of {part.wanted} replicas)" for part in progress if not part.over]
                 then = f"; {consequence}" if consequence else ""
                 raise DeployFailed(f"Not ready in time: {', '.join(late)}{then}")
-            time.sleep(LOOK_EVERY_S)
+            looked_at = _rest(LOOK_EVERY_S, looked_at)
         if failed := [part for part in progress if part.status == "failed"]:
             raise DeployFailed("\n".join(_failure(part, release, consequence) for part in failed))
+
+
+def _rest(every_s: float, looked_at: float) -> float:
+    """Wait until the next look, and return its moment (monotonic s).
+
+    Serve's controller answers a look, which takes the longer the more it runs. No more than half of the time goes into
+    looks: production needs that controller too.
+    """
+    time.sleep(max(every_s, time.monotonic() - looked_at))
+    return time.monotonic()
 
 
 class _Watch:

@@ -28,19 +28,25 @@ AUTH = {"RAY_AUTH_MODE": "disabled"}
 
 #: The seconds that a test gives something to happen are those of a quiet machine; a busy one was four times slower.
 PATIENCE = 4
+#: How often to look while processes start and end, each of which takes seconds.
+LOOK_EVERY_S = 0.5
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60, every_s: float = 0.1) -> Any:
     """Wait until `condition()` is true and return what it returned; fail with `what` when the time is over.
 
+    It is asked every `every_s` seconds, and no more than half of the time: what is waited for needs the cores too.
     `timeout_s` is for a quiet machine: `PATIENCE` times as many seconds pass before it fails. What must be quick is to
     be asserted of what it took.
     """
     timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
+    asked = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"after {timeout_s:g} s, still not: {what}"
-        time.sleep(every_s)
+        now = time.monotonic()
+        assert now < deadline, f"after {timeout_s:g} s, still not: {what}"
+        time.sleep(max(every_s, now - asked))
+        asked = time.monotonic()
     return value
 
 
@@ -157,7 +163,7 @@ class RealCluster:
             ingress = live.ingress.deployments["Ingress"]
             return ingress.settled and ingress.running > 0 and all(target.ready for target in live.targets.values())
 
-        wait_for(ready, f"Deployment {name} is ready", timeout_s)
+        wait_for(ready, f"Deployment {name} is ready", timeout_s, LOOK_EVERY_S)
         wait_for(lambda: self._answers("/livez"), "it answers over HTTP", 30)
 
     def _answers(self, path: str) -> bool:
@@ -169,7 +175,7 @@ class RealCluster:
     def clear(self) -> None:
         """Take everything off the cluster and wait until it is gone."""
         self._submit_nothing()
-        wait_for(lambda: not self.state().applications, "the cluster is empty", 120)
+        wait_for(lambda: not self.state().applications, "the cluster is empty", 120, LOOK_EVERY_S)
 
     def _submit_nothing(self) -> None:
         if self.state().applications:
