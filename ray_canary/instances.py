@@ -54,7 +54,13 @@ class Catalogue:
 
     @classmethod
     def find(cls, path: str | Path | None = None) -> "Catalogue":
-        """Return the catalogue in `path`, else the one that $RAY_CANARY_INSTANCE_TYPES names, else the built-in one."""
+        """Return the catalogue in `path`, else the one that $RAY_CANARY_INSTANCE_TYPES names, else the built-in one.
+
+        Raises:
+            ConfigError: it can't be read, or has mistakes; `path` is empty, as where a shell variable isn't set.
+        """
+        if path is not None and not str(path).strip():
+            raise ConfigError.of("is empty; name a file, or leave the option out", "--instance-types")
         chosen = path or os.environ.get(ENVIRONMENT_VARIABLE)
         return cls.load(chosen) if chosen else cls.default()
 

@@ -1,8 +1,10 @@
 """The command that makes manifests: render."""
 
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,14 +15,17 @@ from click.core import ParameterSource
 
 from ray_canary import __version__, planning, yamlfile
 from ray_canary.errors import ConfigError, Conflict
+from ray_canary.instances import ENVIRONMENT_VARIABLE
 from ray_canary.options import push as _push
 from ray_canary.options import store as _store
+from ray_canary.plan import Plan
 from ray_canary.screens import out, warnings
-from ray_canary.serving import kuberay
+from ray_canary.serving import in_place, kuberay
 from ray_canary.serving.kuberay import Surroundings
-from ray_canary.serving.pods import DRAIN_S, Pods, late_starts
+from ray_canary.serving.pods import DRAIN_S, Manifest, Pods, late_starts
 from ray_canary.serving.supply import Shipping
 from ray_canary.serving.workers import Size, Workers, crowded
+from ray_canary.shipping import STORE
 
 _DEFAULT_IMAGE = f"ray-canary:{__version__}"
 _NO_TOKEN = "--no-token does without, and lets everybody in who reaches the dashboard"
@@ -56,7 +61,9 @@ T = TypeVar("T")
     help="Replicas may take so long to start elsewhere when a worker goes.",
 )
 @click.option("--bentos", "claim", default="bentos", show_default=True, help="The volume claim with the Bento store.")
-@click.option("--bentos-in-image", is_flag=True, help="Mount no volume: the image has the Bentos.")
+@click.option(
+    "--bentos-in-image", is_flag=True, help="Mount no volume: the image has the Bentos, or --push ships them."
+)
 @click.option("--secret", "secrets", multiple=True, metavar="NAME", help="Mount this Secret, too; repeatable.")
 @click.option("--redis", metavar="ADDRESS", default="redis:6379", show_default=True, help="Keeps GCS's state.")
 @click.option("--redis-secret", metavar="NAME", default="redis", show_default=True, help="Has its `password`.")
@@ -100,10 +107,14 @@ def render(
     _refuse_beside(ctx, "no_redis", "redis", "redis_secret")
     _refuse_beside(ctx, "no_token", "token_secret")
     _refuse_beside(ctx, "bentos_in_image", "claim")
+    if store is not None and not push:
+        raise ConfigError.of("does nothing without --push; give both, or neither", "--store")
+    if not target.strip():
+        raise ConfigError.of("is empty, as where a shell variable isn't set", "-o")
     secret = "a Kubernetes Secret"
     around = Surroundings(
         namespace=None if namespace is None else kuberay.named(namespace, "a namespace", "--namespace"),
-        redis=None if no_redis else kuberay.given(redis, "--redis", "--no-redis does without"),
+        redis=None if no_redis else kuberay.redis_address(redis, "--redis", "--no-redis does without"),
         redis_secret=kuberay.named(redis_secret, secret, "--redis-secret"),
         token_secret=None if no_token else kuberay.named(token_secret, secret, "--token-secret", _NO_TOKEN),
     )
@@ -115,26 +126,32 @@ def render(
         autoscale=autoscale,
         drain_s=drain,
     )
-    planned = planning.pushed(file, planning.planned(file, instance_types), Shipping(push, store))
+    planned = planning.planned(file, instance_types)
+    before = None if target == "-" else _before(target, planned.name)
     wanted = replace(wanted, secrets=_in_file(file, lambda: kuberay.secrets_of(planned, secrets)))
-    manifest = _in_file(
-        file, lambda: kuberay.ray_service(planned, wanted, around, version("ray"), new_cluster=new_cluster)
-    )
+
+    def made(plan: Plan) -> Manifest:
+        make = partial(kuberay.ray_service, plan, wanted, around, version("ray"), new_cluster=new_cluster)
+        return _in_file(file, make)
+
+    if before:
+        # All that may be refused is, before anything is pushed.
+        _check_goes_on(before, made(planned), target, pushed=push, new_cluster=new_cluster)
+    planned = planning.pushed(file, planned, Shipping(push, store))
+    _check_reached(planned)
+    manifest = made(planned)
     warnings((*late_starts(planned, wanted), *crowded(planned, wanted.workers)))
     manifests = (manifest, kuberay.network_policy(planned, around))
     text = kuberay.to_yaml(manifests, planned.name, Path(file).name, _command(ctx))
     if target == "-":
         click.echo(text, nl=False)
         return
-    before = _before(target, planned.name)
-    if before and not new_cluster:
-        _check_in_place(before, manifest, target)
     try:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError.of(f"can't be written: {error.strerror}", target) from None
     out.print(f"Wrote {target}. Apply it with `kubectl apply -f {target}`.")
-    if before and not kuberay.makes_new_cluster(before, manifest):
+    if before and not in_place.makes_new_cluster(before, manifest):
         _say_recounted(before, manifest, planned.name, namespace)
 
 
@@ -170,10 +187,19 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 
 def _command(ctx: click.Context) -> str:
-    """Return the command that makes the same file again: what was given, without what is for once only."""
+    """Return the command that makes the same file again: what was given, without what is for once only.
+
+    What the environment gave is an option there: another shell has another environment.
+    """
     words = ["ray-canary", "render"]
+    unsaid = {
+        "instance_types": os.environ.get(ENVIRONMENT_VARIABLE),
+        "store": os.environ.get(STORE) if ctx.params["push"] else None,
+    }
     for parameter in ctx.command.params:
         name = parameter.name or ""
+        if not _is_given(ctx, name) and (value := unsaid.get(name)):
+            words += [parameter.opts[0], value]
         if not _is_given(ctx, name) or name == "new_cluster":
             continue
         value = ctx.params[name]
@@ -200,7 +226,7 @@ def _before(path: str, name: str) -> Mapping[str, Any] | None:
     there = next((one for one in documents if isinstance(one, Mapping) and one.get("kind") == "RayService"), None)
     if there is None:
         raise ConfigError.of("is there already, and is not a RayService; choose another file", path)
-    if wrong := kuberay.misshapen(there):
+    if wrong := in_place.misshapen(there):
         raise ConfigError.of(
             f"is there already, and can't be compared: its {wrong}, which no RayService has; mend it, or choose "
             "another file",
@@ -212,13 +238,44 @@ def _before(path: str, name: str) -> Mapping[str, Any] | None:
     return there
 
 
+def _check_goes_on(
+    before: Mapping[str, Any], after: Mapping[str, Any], path: str, *, pushed: bool, new_cluster: bool
+) -> None:
+    """Refuse what would be another RayService, restart versions for nothing, or replace all pods. Raises Conflict."""
+    was, now = (one["metadata"].get("namespace") for one in (before, after))
+    if was and was != now:
+        raise Conflict(
+            f"{path} is for namespace {was}; applied to another one it is a second RayService, and the first goes on "
+            f"as it is. Nothing was written. Give --namespace {was}, or choose another file"
+        )
+    if not pushed and (keys := in_place.unshipped(before, after)):
+        raise Conflict(
+            f"{path} has pushed Bentos, of {', '.join(keys)}. Without --push these restart, and nodes lack what they "
+            f"have fetched so far. Nothing was written. Give --push, as when {path} was made; or remove "
+            f"{path}, to go back to Bentos that every node has"
+        )
+    if not new_cluster:
+        _check_in_place(before, after, path)
+
+
+def _check_reached(plan: Plan) -> None:
+    """Refuse Bentos that were pushed to a folder: no pod has it. Raises ConfigError."""
+    urls = (target.archive.url for target in plan.targets.values() if target.archive)
+    if folder := next((url for url in urls if url.startswith("file:")), None):
+        raise ConfigError.of(
+            f"{folder} is in a folder of this machine, which no pod has",
+            "--push",
+            hint="push to a bucket (--store s3://..., gs://...), or fill the volume of --bentos",
+        )
+
+
 def _say_recounted(before: Mapping[str, Any], after: Mapping[str, Any], name: str, namespace: str | None) -> None:
     """Say which groups should have other numbers of workers, and what has to be done for that."""
-    found = kuberay.recounted(before, after)
+    found = in_place.recounted(before, after)
 
-    def said(which: list[kuberay.Recount], sentence: str) -> str:
+    def said(which: list[in_place.Recount], sentence: str) -> str:
         changes = ", ".join(one.change for one in which)
-        return f"{sentence.format(changes)}:\n  {kuberay.recount_command(which, name, namespace)}"
+        return f"{sentence.format(changes)}:\n  {in_place.recount_command(which, name, namespace)}"
 
     if more := [one for one in found if one.grows]:
         sentence = (
@@ -239,7 +296,7 @@ def _say_recounted(before: Mapping[str, Any], after: Mapping[str, Any], name: st
 
 def _check_in_place(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> None:
     """Refuse what would replace all pods. Raises Conflict, with every difference."""
-    if found := kuberay.makes_new_cluster(before, after):
+    if found := in_place.makes_new_cluster(before, after):
         differences = "\n".join(f"  {where}: {was!r} -> {now!r}" for where, was, now in found)
         raise Conflict(
             f"{path}: this would replace all pods, since the RayCluster itself changes:\n{differences}\n"

@@ -3,19 +3,18 @@
 KubeRay sends `serveConfigV2` to Serve when it changes, which is what `serve deploy` does: replicas of what changed. A
 change of `rayClusterConfig` is another thing: it takes a whole new RayCluster. So that nothing which touches a canary
 ever does, `rayClusterConfig` is made from `Pods` and from the file's cluster-wide keys only, `upgradeStrategy` is None
-unless a new RayCluster is asked for, and `makes_new_cluster` finds what would ask for one.
+unless a new RayCluster is asked for, and `in_place.makes_new_cluster` finds what would ask for one.
 """
 
 import copy
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ray_canary.errors import ConfigError, Problem, path_text
-from ray_canary.plan import Plan, SecretPlan, leaf_differences
+from ray_canary.plan import Plan, SecretPlan
 from ray_canary.serving import compile, pods
 from ray_canary.serving.pods import Manifest, Pods
 from ray_canary.serving.workers import counts
@@ -27,8 +26,10 @@ _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 #: Of Kubernetes' Secrets, and of most of what it has.
 _OBJECT_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _OBJECT_FORM: Final = "lower-case letters, digits, - and ., with a letter or a digit at the ends"
-#: Of a worker group: what KubeRay leaves out when it compares two RayClusters.
-_COUNTS: Final = ("replicas", "minReplicas", "maxReplicas")
+#: One address, as Ray's `parse_address` and its schemes have it.
+_REDIS = re.compile(r"(rediss?://)?([-a-zA-Z0-9_.]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
+#: The least port that a user other than root may open on every node; a Service may be at another one.
+_LEAST_PORT: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ def given(value: str, option: str, off: str = "") -> str:
         raise ConfigError.of("is empty, as where a shell variable isn't set", option, hint=off or None)
     if re.search(r"\s", value):
         raise ConfigError.of(f"{value!r} has spaces", option)
+    return value
+
+
+def redis_address(value: str, option: str, off: str) -> str:
+    """Return the address of a Redis, if Ray can read it. Raises ConfigError, which doesn't say a password again."""
+    given(value, option, off)
+    if "@" in value:
+        hint = "put it into the Secret of --redis-secret"
+        raise ConfigError.of("has a user or a password in it, which would stand in clear text", option, hint=hint)
+    found = _REDIS.fullmatch(value)
+    if not found or not 1 <= int(found["port"]) <= 65535:
+        raise ConfigError.of(f"{value!r} is not HOST:PORT, like redis:6379", option, hint=off)
     return value
 
 
@@ -107,6 +120,10 @@ def ray_service(
     if not _NAME.fullmatch(plan.name) or len(plan.name) > _LONGEST_NAME:
         message = f"{plan.name!r} can't be the name of a RayService: at most {_LONGEST_NAME} characters, a letter first"
         raise ConfigError.of(message, path="name")
+    if plan.ray.http.port < _LEAST_PORT:
+        message = f"{plan.ray.http.port} is for root on many nodes, and no pod runs as root"
+        hint = f"choose {_LEAST_PORT} or more; the Service or the Ingress in front may have any"
+        raise ConfigError.of(message, path="ray.http.port", hint=hint)
     if who := pods.taken(plan.ray.http.port):
         message = f"{plan.ray.http.port} is {who} in each pod"
         raise ConfigError.of(message, path="ray.http.port", hint=f"choose another one, but none of {pods.TAKEN_TEXT}")
@@ -207,131 +224,6 @@ def _autoscaler() -> Manifest:
         "resources": {"requests": size, "limits": size},
     }
 
-
-def misshapen(manifest: Mapping[str, Any]) -> str | None:
-    """Say what in a RayService that somebody wrote can't be one's, so that it can't be compared; None: nothing."""
-    spec = manifest.get("spec")
-    cluster = spec.get("rayClusterConfig") if isinstance(spec, Mapping) else None
-    groups = cluster.get("workerGroupSpecs") if isinstance(cluster, Mapping) else None
-    each = groups if isinstance(groups, list) else []
-    config = "spec.rayClusterConfig"
-    looked_at = (
-        ("metadata", manifest.get("metadata"), Mapping),
-        ("spec", spec, Mapping),
-        (config, cluster, Mapping),
-        (f"{config}.workerGroupSpecs", groups, list),
-        *(
-            (f"{config}.workerGroupSpecs[{index}]", "" if one is None else one, Mapping)
-            for index, one in enumerate(each)
-        ),
-    )
-    wrong = (f"{where} is {value!r}" for where, value, kind in looked_at if not isinstance(value, kind | None))
-    return next(wrong, None)
-
-
-def makes_new_cluster(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
-    """Return what differs between two RayServices so that KubeRay would make a new RayCluster: path, before, after.
-
-    KubeRay compares `rayClusterConfig` without the numbers of workers, and lists in their order; new groups at the end
-    are no difference.
-    """
-    old, new = (_compared(one) for one in (before, after))
-    groups = new.get("workerGroupSpecs") or []
-    new["workerGroupSpecs"] = groups[: len(old.get("workerGroupSpecs") or [])]
-    one, other = _keyed(old), _keyed(new)
-    if found := tuple(leaf_differences(one, other)):
-        return found
-    return tuple((path, was, now) for path, was, now in _orders("", one, other) if was != now)
-
-
-@dataclass(frozen=True)
-class Recount:
-    """A group of workers with other numbers: its index, what changes in words, the numbers that differ."""
-
-    index: int
-    change: str
-    counts: Mapping[str, int]
-    #: Whether it needs more workers than before, at its greatest.
-    grows: bool
-
-
-def recounted(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Recount, ...]:
-    """Return the groups that have other numbers of workers in the second of two RayServices.
-
-    KubeRay carries none of them into a RayCluster that runs. How many run between the least and the most is the
-    autoscaler's, where there is one.
-    """
-    keys = _COUNTS[1:] if _config(after).get("enableInTreeAutoscaling") else _COUNTS
-    found: list[Recount] = []
-    for index, (old, new) in enumerate(zip(_groups(before), _groups(after), strict=False)):
-        was, now = ({str(key): group[key] for key in keys if key in group} for group in (old, new))
-        if counts := {key: count for key, count in now.items() if count != was.get(key)}:
-            change = f"{new.get('groupName')}: {_count(was)} -> {_count(now)}"
-            found.append(Recount(index, change, counts, counts.get("maxReplicas", 0) > was.get("maxReplicas", 0)))
-    return tuple(found)
-
-
-def recount_command(found: Iterable[Recount], name: str, namespace: str | None) -> str:
-    """Return the command that gives a RayCluster which runs the numbers of workers that `recounted` found."""
-    patch = [
-        {"op": "add", "path": f"/spec/workerGroupSpecs/{one.index}/{key}", "value": count}
-        for one in found
-        for key, count in one.counts.items()
-    ]
-    kubectl = f"kubectl -n {namespace}" if namespace else "kubectl"
-    which = f"$({kubectl} get raycluster -l ray.io/originated-from-cr-name={name} -o name)"
-    return f"{kubectl} patch {which} --type json -p '{json.dumps(patch)}'"
-
-
-def _count(counts: Mapping[str, Any]) -> str:
-    least, most = (counts.get(key) for key in ("minReplicas", "maxReplicas"))
-    return f"{most}" if least == most else f"{least} to {most}"
-
-
-def _config(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (manifest.get("spec") or {}).get("rayClusterConfig") or {}
-
-
-def _groups(manifest: Mapping[str, Any]) -> list[Manifest]:
-    return list(_config(manifest).get("workerGroupSpecs") or [])
-
-
-def _compared(manifest: Mapping[str, Any]) -> Manifest:
-    found = copy.deepcopy(dict(_config(manifest)))
-    for group in found.get("workerGroupSpecs") or []:
-        for key in _COUNTS:
-            group.pop(key, None)
-    return found
-
-
-class Listed(dict[str, Any]):
-    """What was a list: the order counts."""
-
-
-def _keyed(value: Any) -> Any:
-    """Return data with every list as a mapping, `Listed`, so that a difference has a short path."""
-    if isinstance(value, Mapping):
-        return {key: _keyed(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return Listed({_key(inner, index): _keyed(inner) for index, inner in enumerate(value)})
-    return value
-
-
-def _orders(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the order in which everything stands in two of what `_keyed` made of lists and mappings."""
-    if isinstance(one, Listed) and isinstance(other, Listed):
-        yield path, list(one), list(other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in one.keys() & other.keys():
-            yield from _orders(f"{path}.{key}" if path else str(key), one[key], other[key])
-
-
-def _key(item: Any, index: int) -> str:
-    named = (item.get(key) for key in ("groupName", "mountPath", "name")) if isinstance(item, Mapping) else ()
-    return next((str(name) for name in named if name), str(index))
-
-
-# As text. ------------------------------------------------------------------------------------------------------------
 
 _HEAD = """\
 # The RayService of Deployment {name}, made from {source} by

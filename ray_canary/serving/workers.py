@@ -22,6 +22,10 @@ Resources = dict[str, float]
 _LEAST_MEMORY: Final = 2**20
 #: BentoML's words for GPUs; not Ray's.
 _BENTOML_KIND = re.compile("(nvidia|amd)-[a-z0-9-]*")
+#: Ray's names of what Kubernetes hands out neither as NVIDIA's GPUs nor as AMD's.
+_OTHER_MAKERS = re.compile(r"(intel|tpu|aws|apple|mobilint|ascend|npu)([-_].*)?|mxc.*|m[1-9](-.*)?", re.IGNORECASE)
+#: What Ray's autoscaler calls the head.
+_HEAD: Final = "headgroup"
 _GROUP_LABEL: Final = "ray.io/node-group"
 _KIND_LABEL: Final = "ray.io/accelerator-type"
 
@@ -81,11 +85,15 @@ class Workers:
         if len(parts) + len(labels) != len(said):
             raise ConfigError.of(f"{text!r} is not {_FORM}", "--workers")
         for key, value in labels.items():
+            if key in (_GROUP_LABEL, _KIND_LABEL):
+                raise ConfigError.of(f"{text!r}: Ray gives each node {key} by itself; leave it out", "--workers")
             if not re.fullmatch(nodelabels.KEY, key) or not re.fullmatch(nodelabels.VALUE, value):
                 raise ConfigError.of(f"{text!r}: {key}={value} is not a node's label, like pool=canary", "--workers")
         gpus = parts[2] if len(parts) > 2 else "0"
         if not _GROUP.fullmatch(name) or len(parts) not in (2, 3, 4) or not (gpus.isascii() and gpus.isdigit()):
             raise ConfigError.of(f"{text!r} is not {_FORM}", "--workers")
+        if name == _HEAD:
+            raise ConfigError.of(f"{text!r}: {_HEAD} is the head's own name; choose another one", "--workers")
         size = Size.parse(",".join(parts[:2]), "--workers", _FORM)
         kind = parts[3] if len(parts) > 3 else None
         if kind and not int(gpus):
@@ -110,6 +118,9 @@ class Workers:
 
 def _kind(text: str, kind: str) -> str:
     """Return Ray's name of a kind of GPU that is given in Ray's or in BentoML's words. Raises ConfigError."""
+    if _OTHER_MAKERS.fullmatch(kind):
+        message = f"{text!r}: {kind} is no GPU of NVIDIA or AMD; how a pod gets one is not known here"
+        raise ConfigError.of(message, "--workers")
     known = set(ACCELERATORS.values())
     if found := ACCELERATORS.get(kind, kind if kind in known else None):
         return found

@@ -31,6 +31,9 @@ MEMORY = "400Mi"
 CALM_S = 3.0
 #: Seconds after which an answer of `a` no longer counts as one.
 SLOW_S = 1.0
+#: What a request of another version takes at most: less than what `a` hangs for. On two cores, on which processes start
+#: at the same time, it is more than the fault itself does.
+OTHERS_S = 2.5
 
 HEADER = (
     "| Fault | Failed of a | Failed of main | Failed of b | Longest of a, s | Longest of main and b, s "
@@ -189,9 +192,23 @@ def named(cluster: RealCluster, *beginnings: str) -> set[int]:
 
 
 def nobody_else(row: Row) -> None:
-    """A fault of `a` fails no request of another version. This one is absolute."""
+    """A fault of `a` fails and slows no request of another version. This one is absolute."""
     assert not row.failed["main"], row
     assert not row.failed["b"], row
+    assert max(row.longest["main"], row.longest["b"]) < OTHERS_S, row
+
+
+def until_as_the_file_says(chaos: Chaos, file: dict[str, Any]) -> None:
+    """Wait until every replica is there again, and see that all is as the file says."""
+
+    def whole() -> bool:
+        live = chaos.cluster.state().live()[NAME]
+        every = (NAME, *live.version_applications)
+        running = all(len(chaos.cluster.pids(name)) == 2 for name in every)
+        return running and all(target.status == "running" for target in live.targets.values())
+
+    wait_for(whole, "every replica is there again", 60, 0.5)
+    as_the_file_says(chaos, file)
 
 
 def as_the_file_says(chaos: Chaos, file: dict[str, Any], *, ingress: int = 2) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,9 @@ class Lan:
 
     @classmethod
     def make(cls, home: Path, work: Path, settings: local.Local) -> "Lan":
-        """Lay the network; nothing runs on it yet."""
+        """Lay the network; nothing runs on it yet. What a run left behind that was killed goes first."""
+        local.down(settings.name)
+        _take_away(_left_behind())
         _ip("link", "add", _BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{_NETWORK}.1/24", "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
@@ -87,9 +90,7 @@ class Lan:
     def remove(self) -> None:
         """End every process, and take the network away."""
         local.down(self.cluster.local.name, grace_s=2)
-        for name in self.addresses:
-            subprocess.run(["ip", "netns", "delete", _space(name)], capture_output=True)
-        subprocess.run(["ip", "link", "delete", _BRIDGE], capture_output=True)
+        _take_away(self.addresses)
 
     def _lay(self, name: str, address: str) -> None:
         _ip("netns", "add", _space(name))
@@ -98,6 +99,17 @@ class Lan:
         _ip("-n", _space(name), "addr", "add", f"{address}/24", "dev", "eth0")
         for link in ("lo", "eth0"):
             _ip("-n", _space(name), "link", "set", link, "up")
+
+
+def _left_behind() -> list[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.split()
+    return [word.removeprefix(_space("")) for word in listed if word.startswith(_space(""))]
+
+
+def _take_away(names: Iterable[str]) -> None:
+    for name in names:
+        subprocess.run(["ip", "netns", "delete", _space(name)], capture_output=True)
+    subprocess.run(["ip", "link", "delete", _BRIDGE], capture_output=True)
 
 
 def _space(name: str) -> str:

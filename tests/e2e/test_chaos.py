@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.e2e.faults import CLIENTS, NAME, Chaos, as_the_file_says, file_of, kill, named, nobody_else
+from tests.e2e.faults import CLIENTS, NAME, Chaos, file_of, kill, named, nobody_else, until_as_the_file_says
 from tests.e2e.harness import RealCluster, build_bento
 from tests.e2e.test_lifecycle import all_pids, deploy
 
@@ -26,6 +26,13 @@ def chaos(shared: RealCluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield found
     shared.clear()
     print("\n" + found.table())
+
+
+@pytest.fixture(autouse=True)
+def afterwards(chaos: Chaos) -> Iterator[None]:
+    """After each fault, everything is as the file says again."""
+    yield
+    until_as_the_file_says(chaos, file_of(chaos.breaks))
 
 
 def test_one_of_two_replicas_is_killed(chaos: Chaos) -> None:
@@ -118,7 +125,3 @@ def test_an_ingress_replica_is_killed(chaos: Chaos) -> None:
 
 def test_haproxy_is_killed(chaos: Chaos) -> None:
     chaos.suffer("HAProxy is killed", lambda: kill(named(chaos.cluster, "haproxy")))
-
-
-def test_afterwards_everything_is_as_the_file_says(chaos: Chaos) -> None:
-    as_the_file_says(chaos, file_of(chaos.breaks))

@@ -201,6 +201,17 @@ def test_another_deployments_rayservice_is_not_written_over() -> None:
         (["--bentos", "Bad"], "--bentos: 'Bad' can't be the name of a volume claim"),
         (["--namespace", "a.b"], "--namespace: 'a.b' can't be the name of a namespace"),
         (["--image", "a b"], "--image: 'a b' has spaces"),
+        (["--redis", "redis"], "--redis: 'redis' is not HOST:PORT, like redis:6379"),
+        (["--redis", "r1:1,r2:2"], "--redis: 'r1:1,r2:2' is not HOST:PORT"),
+        (["--redis", "r:0"], "--redis: 'r:0' is not HOST:PORT"),
+        (["--redis", "redis://:hunter2@h:1"], "--redis: has a user or a password in it"),
+        (["--store", "s3://b"], "--store: does nothing without --push"),
+        (["-o", ""], "-o: is empty"),
+        (["--instance-types", ""], "--instance-types: is empty"),
+        (["--workers", "w=4,16Gi,1,Intel-GPU-Max-1550"], "Intel-GPU-Max-1550 is no GPU of NVIDIA or AMD"),
+        (["--workers", "w=4,16Gi,1,TPU-V4"], "TPU-V4 is no GPU of NVIDIA or AMD"),
+        (["--workers", "headgroup=4,16Gi"], "headgroup is the head's own name"),
+        (["--workers", "w=4,16Gi,1,L4,ray.io/accelerator-type=H100"], "Ray gives each node ray.io/accelerator-type"),
         (["-o", "no/such/folder/m.yaml"], "can't be written"),
     ],
 )
@@ -257,6 +268,98 @@ def test_every_port_of_a_pod_but_that_of_users_is_taken() -> None:
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         ports = {one["name"]: one["containerPort"] for one in group["template"]["spec"]["containers"][0]["ports"]}
         assert [name for name, port in ports.items() if not taken(port)] == ["serve"]
+
+
+@pytest.mark.parametrize("port", [80, 443, 1023])
+def test_a_port_that_only_root_may_open_is_refused(port: int) -> None:
+    edit("access_authorization", f"ray: {{http: {{port: {port}}}}}\naccess_authorization")
+    said = " ".join(render(code=2).output.split())
+    assert f"f.yaml:3: ray.http.port: {port} is for root on many nodes, and no pod runs as root" in said
+    assert "the Service or the Ingress in front may have any" in said
+
+
+@pytest.mark.parametrize("address", ["redis:6379", "10.0.0.1:6379", "[::1]:6379", "rediss://r.prod.svc:6380"])
+def test_an_address_of_a_redis_is_written_as_it_was_given(address: str) -> None:
+    cluster = documents(render("--redis", address).stdout)[0]["spec"]["rayClusterConfig"]
+    assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == address
+
+
+def test_a_password_of_a_redis_is_not_said_again() -> None:
+    assert "hunter2" not in render("--redis", "redis://:hunter2@h:1", code=2).output
+
+
+def test_another_namespace_is_another_rayservice_and_refused() -> None:
+    render("-o", "m.yaml", "--namespace", "prod")
+    there = Path("m.yaml").read_text()
+    for other in ([], ["--namespace", "dev"]):
+        said = " ".join(render("-o", "m.yaml", *other, code=2).output.split())
+        assert "m.yaml is for namespace prod" in said
+        assert "Nothing was written. Give --namespace prod" in said
+    assert Path("m.yaml").read_text() == there
+    Path("m.yaml").unlink()
+    render("-o", "m.yaml")
+    render("-o", "m.yaml", "--namespace", "dev")
+
+
+def ship(path: str) -> None:
+    """Write into a RayService what `--push` does."""
+    service, policy = documents(Path(path).read_text())
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    for one in config["applications"][1:]:
+        one["args"]["archive"] = {"url": "s3://bucket/a.tar", "sha256": "0" * 64}
+    service["spec"]["serveConfigV2"] = yaml.safe_dump(config)
+    Path(path).write_text(yaml.safe_dump_all([service, policy]))
+
+
+def test_a_push_that_is_forgotten_is_refused_since_every_version_would_restart() -> None:
+    render("-o", "m.yaml")
+    ship("m.yaml")
+    there = Path("m.yaml").read_text()
+    said = " ".join(render("-o", "m.yaml", code=2).output.split())
+    assert "m.yaml has pushed Bentos, of summarization-blel-main, " in said
+    assert "Nothing was written. Give --push" in said
+    assert Path("m.yaml").read_text() == there
+
+
+def test_bentos_in_a_folder_of_this_machine_reach_no_pod() -> None:
+    said = " ".join(render("-o", "m.yaml", "--push", "--store", str(Path("shared").absolute()), code=2).output.split())
+    assert "which no pod has" in said
+    assert "push to a bucket" in said
+    assert not Path("m.yaml").exists()
+
+
+def test_nothing_is_pushed_where_all_pods_would_be_replaced() -> None:
+    render("-o", "m.yaml")
+    render("-o", "m.yaml", "--image", "i:2", "--push", "--store", str(Path("shared").absolute()), code=2)
+    assert not Path("shared").exists()
+
+
+def test_the_command_on_top_has_what_the_environment_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("types.yaml").write_text("".join(f"cpu.{n}: {{cpu: 1, memory: 1Gi}}\n" for n in (1, 2, 4)))
+    monkeypatch.setenv("RAY_CANARY_INSTANCE_TYPES", "types.yaml")
+    assert "--instance-types types.yaml" in render().stdout.partition("apiVersion")[0]
+
+
+@pytest.mark.parametrize("count", ["'4'", "four", "true"])
+def test_a_number_of_workers_that_is_none_is_said_before_anything_is_written(count: str) -> None:
+    render("-o", "m.yaml")
+    there = Path("m.yaml").read_text().replace("maxReplicas: 4", f"maxReplicas: {count}")
+    Path("m.yaml").write_text(there)
+    assert "workerGroupSpecs[0].maxReplicas is" in " ".join(render("-o", "m.yaml", code=2).output.split())
+    assert Path("m.yaml").read_text() == there
+
+
+@pytest.mark.parametrize("line", ["      maxReplicas: null\n", ""])
+def test_a_number_of_workers_that_somebody_took_out_is_none(line: str) -> None:
+    render("-o", "m.yaml")
+    Path("m.yaml").write_text(Path("m.yaml").read_text().replace("      maxReplicas: 4\n", line))
+    assert "more workers (workers: 4 to not said -> 4)" in " ".join(render("-o", "m.yaml").stderr.split())
+
+
+def test_a_higher_minimum_is_more_workers() -> None:
+    render("-o", "m.yaml", "--autoscale")
+    edit("min_replicas: 1\n            max_replicas: 3", "min_replicas: 3\n            max_replicas: 3")
+    assert "Warning: more workers (workers: " in render("-o", "m.yaml", "--autoscale").stderr
 
 
 def test_a_secrets_wrong_name_is_said_with_its_place() -> None:

@@ -23,7 +23,7 @@ from ray_canary.errors import ConfigError, DoesNotFit
 from ray_canary.instances import Catalogue
 from ray_canary.plan import Plan
 from ray_canary.resolving import resolve
-from ray_canary.serving import kuberay, local
+from ray_canary.serving import in_place, kuberay, local
 from ray_canary.serving.compile import serve_config
 from ray_canary.serving.kuberay import Surroundings
 from ray_canary.serving.pods import Pods, late_starts
@@ -452,7 +452,7 @@ def test_an_edit_of_a_canary_makes_no_new_cluster(store: BentoStore, edit: str) 
     edited["canary"]["versions"]["a"].update(CANARY_EDITS[edit])
     before, after = (made(planned(store, data)) for data in (file(), edited))
     assert before["spec"]["serveConfigV2"] != after["spec"]["serveConfigV2"]
-    assert kuberay.makes_new_cluster(before, after) == ()
+    assert in_place.makes_new_cluster(before, after) == ()
 
 
 def test_a_canary_that_comes_or_goes_or_is_split_otherwise_makes_no_new_cluster(store: BentoStore) -> None:
@@ -463,19 +463,19 @@ def test_a_canary_that_comes_or_goes_or_is_split_otherwise_makes_no_new_cluster(
     all_of_them = [made(planned(store, data)) for data in (alone, file(), two, isolated)]
     for before in all_of_them:
         for after in all_of_them:
-            assert kuberay.makes_new_cluster(before, after) == ()
+            assert in_place.makes_new_cluster(before, after) == ()
 
 
 def test_an_edit_of_main_makes_none_either(store: BentoStore) -> None:
     edited = file(bento="w:3", envs=[{"name": "X", "value": "y"}], access_authorization=True)
-    assert kuberay.makes_new_cluster(made(planned(store, file())), made(planned(store, edited))) == ()
+    assert in_place.makes_new_cluster(made(planned(store, file())), made(planned(store, edited))) == ()
 
 
 def test_numbers_of_workers_and_groups_at_the_end_make_none(store: BentoStore) -> None:
     before = made(planned(store, file()))
     after = made(planned(store, file()), workers=(DEFAULT, L4))
     cluster_of(after)["workerGroupSpecs"][0]["maxReplicas"] = 99
-    assert kuberay.makes_new_cluster(before, after) == ()
+    assert in_place.makes_new_cluster(before, after) == ()
 
 
 def test_what_changes_the_pods_makes_one_and_is_named(store: BentoStore) -> None:
@@ -483,19 +483,19 @@ def test_what_changes_the_pods_makes_one_and_is_named(store: BentoStore) -> None
     path = "headGroupSpec.template.spec.containers.ray-head.image"
     after = made(planned(store, file()))
     containers(after)[0]["image"] = "i:2"
-    assert kuberay.makes_new_cluster(before, after) == ((path, "i:1", "i:2"),)
-    mounted = kuberay.makes_new_cluster(before, made(planned(store, file()), secrets=("db",)))
+    assert in_place.makes_new_cluster(before, after) == ((path, "i:1", "i:2"),)
+    mounted = in_place.makes_new_cluster(before, made(planned(store, file()), secrets=("db",)))
     assert any("/etc/ray-canary/secrets/db" in where for where, _, _ in mounted)
-    assert kuberay.makes_new_cluster(made(planned(store, file()), workers=(DEFAULT, L4)), before) != ()
-    assert kuberay.makes_new_cluster(before, made(planned(store, file()), workers=(L4, DEFAULT))) != ()
+    assert in_place.makes_new_cluster(made(planned(store, file()), workers=(DEFAULT, L4)), before) != ()
+    assert in_place.makes_new_cluster(before, made(planned(store, file()), workers=(L4, DEFAULT))) != ()
 
 
 def test_groups_in_another_order_make_one(store: BentoStore) -> None:
     before, after = (made(planned(store, file()), workers=groups) for groups in ((DEFAULT, L4), (L4, DEFAULT)))
-    assert kuberay.makes_new_cluster(before, after) == (("workerGroupSpecs", ["workers", "l4"], ["l4", "workers"]),)
+    assert in_place.makes_new_cluster(before, after) == (("workerGroupSpecs", ["workers", "l4"], ["l4", "workers"]),)
     swapped = made(planned(store, file()))
     containers(swapped)[1]["env"].reverse()
-    ((path, was, now),) = kuberay.makes_new_cluster(made(planned(store, file())), swapped)
+    ((path, was, now),) = in_place.makes_new_cluster(made(planned(store, file())), swapped)
     assert (path, was) == ("workerGroupSpecs.workers.template.spec.containers.ray-worker.env", now[::-1])
 
 
@@ -504,22 +504,22 @@ def test_other_numbers_of_workers_are_found_with_what_carries_them(store: BentoS
         data = file(services={"Front": {"scaling": {"min_replicas": 1, "max_replicas": most}}})
         return made(planned(store, data), workers=(L4, DEFAULT, *groups), autoscale=autoscale)
 
-    assert kuberay.recounted(of(1), of(1)) == ()
-    assert kuberay.recounted(of(1), of(1, Workers("more", Size(4, 2**34)))) == ()
+    assert in_place.recounted(of(1), of(1)) == ()
+    assert in_place.recounted(of(1), of(1, Workers("more", Size(4, 2**34)))) == ()
     before, after = of(1), of(30)
     was, now = (cluster_of(one)["workerGroupSpecs"][1]["replicas"] for one in (before, after))
     counts = {"replicas": now, "minReplicas": now, "maxReplicas": now}
-    found = kuberay.recounted(before, after)
-    assert found == (kuberay.Recount(1, f"workers: {was} -> {now}", counts, grows=True),)
-    command = kuberay.recount_command(found, "words", "prod")
+    found = in_place.recounted(before, after)
+    assert found == (in_place.Recount(1, f"workers: {was} -> {now}", counts, grows=True),)
+    command = in_place.recount_command(found, "words", "prod")
     assert "kubectl -n prod patch $(kubectl -n prod get raycluster -l ray.io/originated-from-cr-name=words" in command
     assert json.loads(command.split("'")[1]) == [
         {"op": "add", "path": f"/spec/workerGroupSpecs/1/{key}", "value": now} for key in counts
     ]
-    (scaled,) = kuberay.recounted(of(1, autoscale=True), of(30, autoscale=True))
+    (scaled,) = in_place.recounted(of(1, autoscale=True), of(30, autoscale=True))
     assert f"to {now}" in scaled.change
     assert set(scaled.counts) == {"maxReplicas"}, "how many run now is the autoscaler's"
-    assert [one.grows for one in kuberay.recounted(after, before)] == [False]
+    assert [one.grows for one in in_place.recounted(after, before)] == [False]
 
 
 @pytest.mark.parametrize(
@@ -533,14 +533,14 @@ def test_other_numbers_of_workers_are_found_with_what_carries_them(store: BentoS
     ],
 )
 def test_what_no_rayservice_can_have_is_named(wrong: dict[str, Any], said: str) -> None:
-    assert said in str(kuberay.misshapen(wrong))
+    assert said in str(in_place.misshapen(wrong))
 
 
 @pytest.mark.parametrize("right", [{}, {"spec": None}, {"spec": {"rayClusterConfig": {"workerGroupSpecs": None}}}])
 def test_what_is_left_out_of_a_rayservice_can_be_compared(store: BentoStore, right: dict[str, Any]) -> None:
-    assert kuberay.misshapen(right) is None
-    assert kuberay.makes_new_cluster(right, made(planned(store, file()))) != ()
-    assert kuberay.recounted(right, made(planned(store, file()))) == ()
+    assert in_place.misshapen(right) is None
+    assert in_place.makes_new_cluster(right, made(planned(store, file()))) != ()
+    assert in_place.recounted(right, made(planned(store, file()))) == ()
 
 
 def test_a_new_cluster_is_made_only_where_it_is_asked_for(store: BentoStore) -> None:
@@ -548,13 +548,13 @@ def test_a_new_cluster_is_made_only_where_it_is_asked_for(store: BentoStore) -> 
     said = [made(plan, new_cluster=asked)["spec"]["upgradeStrategy"]["type"] for asked in (False, True)]
     assert said == ["None", "NewCluster"]
     before, after = (made(plan, new_cluster=asked) for asked in (False, True))
-    assert kuberay.makes_new_cluster(before, after) == ()
+    assert in_place.makes_new_cluster(before, after) == ()
 
 
 def test_comparing_changes_neither(store: BentoStore) -> None:
     one = made(planned(store, file()))
     kept = copy.deepcopy(one)
-    kuberay.makes_new_cluster(one, one)
+    in_place.makes_new_cluster(one, one)
     assert one == kept
 
 
