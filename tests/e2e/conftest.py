@@ -47,6 +47,9 @@ def settings_of(home: Path, work: Path, *, haproxy: bool, drain_s: int = REPLICA
             # Ray tries three times to build an environment, for each of Serve's three tries, and copies a virtual
             # environment each time.
             "RUNTIME_ENV_RETRY_TIMES": "1",
+            # Ray's GCS keeps a record of each of the last 100,000 tasks, some 3 KB each, which takes more than an hour
+            # to fill; with fewer, whatever else grew would show.
+            "RAY_task_events_max_num_task_in_gcs": "5000",
             "BENTOML_HOME": str(home),
             "BENTOML_DO_NOT_TRACK": "True",
             # Where the cluster's one node keeps its secrets; `NODE_SECRETS` are in the environment of its Ray.
