@@ -128,7 +128,7 @@ BENTOS = Stage(
         replace(_wrk(METERED, (UNMETERED, TWO), Load(32)), repeats=4),
         _wrk(AT_256, (PLAIN, TWO, NAIVE, NGINX, ALONE), Load(256)),
         _wrk(MB_1, (PLAIN, TWO, NGINX), Load(8, 1_000_000)),
-        _wrk(MB_20, (PLAIN, TWO, NGINX), Load(LARGE_CONNECTIONS, LARGE), meter.Memory()),
+        _wrk(MB_20, (PLAIN, TWO, NGINX), Load(LARGE_CONNECTIONS, LARGE), meter.with_memory),
         _stream(STREAM, (PLAIN, HOSTED, TWO), clients=1, every_s=0),
         _stream(TOKEN, (PLAIN, HOSTED, TWO), clients=1, every_s=TOKEN_EVERY_S),
         _stream(TOKENS, (PLAIN, HOSTED, TWO, UNMETERED), clients=TOKEN_STREAMS, every_s=TOKEN_EVERY_S),

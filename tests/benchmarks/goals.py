@@ -199,9 +199,18 @@ def _late(results: Results, found: Verdict) -> Verdict:
         f"replica for those before it, which take it (one connection) {each}. Every chunk passes through one process "
         f"more, which has the chunks of the other streams to pass on too. To the first chunk, p50: {first}. From a "
         f"chunk's making to its arrival, p99: {several}; of one stream alone: {one}. "
-        f"Of {results.machine['cores']} cores, busy: {_beside(results, cells.TOKENS, Figure.BUSY, '', *sides)}."
+        f"Of {results.machine['cores']} cores, busy: {_beside(results, cells.TOKENS, Figure.BUSY, '', *sides)}. "
+        f"Of the ingress's samples in the profile: {_shares(results, f'bento, {cells.TOKENS}, an ingress replica')}."
     )
     return replace(found, why=why)
+
+
+def _shares(results: Results, cell: str) -> str:
+    """Say whose code is at work in a process, as far as it is a tenth."""
+    profiled = results.cell("profile", cell)
+    found = {side: profiled.spread(side, Figure.SHARE) for side in profiled.samples} if profiled else {}
+    said = [f"{spread.median:.0f} % {side}" for side, spread in found.items() if spread and spread.median >= 10]
+    return ", ".join(said) or "not measured"
 
 
 def _alone(results: Results, found: Verdict) -> Verdict:
@@ -264,8 +273,8 @@ def _costs(results: Results, group: str, cell: str, *sides: str) -> str:
 def _memory(results: Results) -> Verdict:
     bound = MB_PER_UPLOAD * cells.LARGE_CONNECTIONS
     goal = (
-        f"growth of the ingress since before the first of {cells.MB_20}: at most {bound} MB, {MB_PER_UPLOAD} for each "
-        "upload under way"
+        f"growth of the ingress in a round with {cells.MB_20}: at most {bound} MB, {MB_PER_UPLOAD} for each upload "
+        "under way"
     )
     grown = results.rounds_of("bento", cells.MB_20, cells.TWO, Figure.GROWTH)
     if not grown:

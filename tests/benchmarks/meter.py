@@ -41,23 +41,16 @@ def metered(side: Side, load: Callable[[], Sample]) -> Sample:
     return sample.model_copy(update={"values": {**sample.values, **found}})
 
 
-class Memory:
-    """The same, and how much memory the ingress took at most: since before the first load of all, warm-up included."""
-
-    def __init__(self) -> None:
-        """Know nothing of any process yet."""
-        self._rest: dict[int, int] = {}
-
-    def __call__(self, side: Side, load: Callable[[], Sample]) -> Sample:
-        """Run a load against a side."""
-        for pid in side.ingress:
-            self._rest.setdefault(pid, psutil.Process(pid).memory_info().rss)
-            Path(f"/proc/{pid}/clear_refs").write_text(_FORGET_PEAK)
-        sample = metered(side, load)
-        peaks = {pid: _peak(pid) for pid in side.ingress}
-        grown = sum(max(0, peak - self._rest[pid]) for pid, peak in peaks.items())
-        found = {Figure.PEAK: max(peaks.values()) / _MB, Figure.GROWTH: grown / _MB} if peaks else {}
-        return sample.model_copy(update={"values": {**sample.values, **found}})
+def with_memory(side: Side, load: Callable[[], Sample]) -> Sample:
+    """The same, and how much memory the ingress took at most, and how much more than when the load began."""
+    before = {pid: psutil.Process(pid).memory_info().rss for pid in side.ingress}
+    for pid in side.ingress:
+        Path(f"/proc/{pid}/clear_refs").write_text(_FORGET_PEAK)
+    sample = metered(side, load)
+    peaks = {pid: _peak(pid) for pid in side.ingress}
+    grown = sum(max(0, peaks[pid] - before[pid]) for pid in peaks)
+    found = {Figure.PEAK: max(peaks.values()) / _MB, Figure.GROWTH: grown / _MB} if peaks else {}
+    return sample.model_copy(update={"values": {**sample.values, **found}})
 
 
 def idle(side: Side, seconds: float) -> Sample:
