@@ -13,7 +13,7 @@ import click
 import yaml
 from click.core import ParameterSource
 
-from ray_canary import __version__, planning, yamlfile
+from ray_canary import __version__, places, planning, yamlfile
 from ray_canary.errors import ConfigError, Conflict
 from ray_canary.instances import ENVIRONMENT_VARIABLE
 from ray_canary.options import push as _push
@@ -102,15 +102,16 @@ def render(
 ) -> None:
     """Make a KubeRay RayService from a Deployment file, for `kubectl apply`.
 
-    Written over an earlier one, it refuses what would replace all pods, unless that is asked for by --new-cluster.
+    Written over an earlier one, it refuses what would replace all pods, unless that is asked for by --new-cluster; and
+    to forget the --namespace or the --push of the earlier one.
     """
     _refuse_beside(ctx, "no_redis", "redis", "redis_secret")
     _refuse_beside(ctx, "no_token", "token_secret")
     _refuse_beside(ctx, "bentos_in_image", "claim")
     if store is not None and not push:
         raise ConfigError.of("does nothing without --push; give both, or neither", "--store")
-    if not target.strip():
-        raise ConfigError.of("is empty, as where a shell variable isn't set", "-o")
+    shipping = Shipping(push, store)
+    _check_target(target)
     secret = "a Kubernetes Secret"
     around = Surroundings(
         namespace=None if namespace is None else kuberay.named(namespace, "a namespace", "--namespace"),
@@ -134,12 +135,14 @@ def render(
         make = partial(kuberay.ray_service, plan, wanted, around, version("ray"), new_cluster=new_cluster)
         return _in_file(file, make)
 
-    if before:
-        # All that may be refused is, before anything is pushed.
-        _check_goes_on(before, made(planned), target, pushed=push, new_cluster=new_cluster)
-    planned = planning.pushed(file, planned, Shipping(push, store))
-    _check_reached(planned)
+    # All that may be refused is, before anything is pushed.
     manifest = made(planned)
+    if before:
+        _check_goes_on(before, manifest, target, pushed=push, new_cluster=new_cluster)
+    if push:
+        warnings(_reached(_in_file(file, lambda: shipping.place(planned))))
+        planned = planning.pushed(file, planned, shipping)
+        manifest = made(planned)
     warnings((*late_starts(planned, wanted), *crowded(planned, wanted.workers)))
     manifests = (manifest, kuberay.network_policy(planned, around))
     text = kuberay.to_yaml(manifests, planned.name, Path(file).name, _command(ctx))
@@ -208,6 +211,10 @@ def _command(ctx: click.Context) -> str:
         else:
             for one in value if isinstance(value, tuple) else (value,):
                 words += [parameter.opts[0], str(one)]
+    if odd := next((word for word in words if not word.isprintable()), None):
+        raise ConfigError.of(
+            f"{odd!r} has a line break in it, and the command is to stand on top of the file", "render"
+        )
     return shlex.join(words)
 
 
@@ -221,8 +228,11 @@ def _before(path: str, name: str) -> Mapping[str, Any] | None:
         return None
     try:
         documents = list(yaml.safe_load_all(yamlfile.read(path)))
-    except yaml.YAMLError:
-        documents = []
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML's constructors raise ValueError, of a date.
+        said = str(error).partition("\n")[0]
+        raise ConfigError.of(
+            f"is there already, and can't be read: {said}; mend it, or choose another file", path
+        ) from None
     there = next((one for one in documents if isinstance(one, Mapping) and one.get("kind") == "RayService"), None)
     if there is None:
         raise ConfigError.of("is there already, and is not a RayService; choose another file", path)
@@ -258,15 +268,23 @@ def _check_goes_on(
         _check_in_place(before, after, path)
 
 
-def _check_reached(plan: Plan) -> None:
-    """Refuse Bentos that were pushed to a folder: no pod has it. Raises ConfigError."""
-    urls = (target.archive.url for target in plan.targets.values() if target.archive)
-    if folder := next((url for url in urls if url.startswith("file:")), None):
-        raise ConfigError.of(
-            f"{folder} is in a folder of this machine, which no pod has",
-            "--push",
-            hint="push to a bucket (--store s3://..., gs://...), or fill the volume of --bentos",
-        )
+def _check_target(path: str) -> None:
+    """Refuse what can't be written, before anything is done. Raises ConfigError."""
+    if not path.strip():
+        raise ConfigError.of("is empty, as where a shell variable isn't set", "-o")
+    folder = Path(path).parent
+    if path != "-" and not folder.is_dir():
+        raise ConfigError.of(f"can't be written: there is no folder {folder}", path)
+
+
+def _reached(place: str) -> tuple[str, ...]:
+    """Say what pods lack of a place for Bentos: a folder is in none of those that are made here."""
+    if "://" in place and places.scheme_of(place) != "file":
+        return ()
+    return (
+        f"{place} is a folder, and these pods have it only where a patch mounts it at the same path; without one, push "
+        "to a bucket (--store s3://..., gs://...)",
+    )
 
 
 def _say_recounted(before: Mapping[str, Any], after: Mapping[str, Any], name: str, namespace: str | None) -> None:

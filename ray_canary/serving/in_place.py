@@ -16,6 +16,8 @@ from ray_canary.serving.pods import Manifest
 
 #: Of a worker group: what KubeRay leaves out when it compares two RayClusters.
 _COUNTS: Final = ("replicas", "minReplicas", "maxReplicas")
+#: KubeRay's default of `maxReplicas`.
+_NO_LIMIT: Final = 2**31 - 1
 _SERVE: Final = "spec.serveConfigV2"
 
 
@@ -58,7 +60,7 @@ def _applications(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]] | None
     """Return the applications of what a RayService sends to Serve; None if they can't be read."""
     try:
         config = yaml.safe_load(manifest["spec"].get("serveConfigV2") or "{}") if manifest.get("spec") else {}
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # PyYAML's constructors raise ValueError, of a date.
         return None
     found = (config.get("applications") or []) if isinstance(config, Mapping) else None
     return found if isinstance(found, list) and all(isinstance(one, Mapping) for one in found) else None
@@ -96,12 +98,12 @@ def makes_new_cluster(before: Mapping[str, Any], after: Mapping[str, Any]) -> tu
 
 @dataclass(frozen=True)
 class Recount:
-    """A group of workers with other numbers: its index, what changes in words, the numbers that differ."""
+    """A group of workers with other numbers: its index, what changes in words, the numbers that grow or that don't."""
 
     index: int
     change: str
     counts: Mapping[str, int]
-    #: Whether it needs more workers than before, at its least or at its greatest.
+    #: Whether these numbers are greater than before; one group may have some of either kind.
     grows: bool
 
 
@@ -111,15 +113,29 @@ def recounted(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Reco
     KubeRay carries none of them into a RayCluster that runs. How many run between the least and the most is the
     autoscaler's, where there is one.
     """
-    keys = _COUNTS[1:] if _config(after).get("enableInTreeAutoscaling") else _COUNTS
+    autoscaled = _config(after).get("enableInTreeAutoscaling")
     found: list[Recount] = []
     for index, (old, new) in enumerate(zip(_groups(before), _groups(after), strict=False)):
-        was, now = ({key: int(group[key]) for key in keys if group.get(key) is not None} for group in (old, new))
-        if counts := {key: count for key, count in now.items() if count != was.get(key)}:
-            change = f"{new.get('groupName')}: {_count(was)} -> {_count(now)}"
-            grows = any(count > was.get(key, 0) for key, count in counts.items())
-            found.append(Recount(index, change, counts, grows))
+        was, now = _counts(old), _counts(new)
+        counts = {key: count for key, count in now.items() if count != was[key]}
+        if autoscaled:
+            counts.pop("replicas", None)
+        change = f"{new.get('groupName')}: {_said(was)} -> {_said(now)}"
+        for grows in (True, False):
+            if part := {key: count for key, count in counts.items() if (count > was[key]) is grows}:
+                found.append(Recount(index, change, part, grows))
     return tuple(found)
+
+
+def _counts(group: Mapping[str, Any]) -> dict[str, int]:
+    """Return a group's numbers of workers as KubeRay takes them: what is left out has its default."""
+    least, most = (group.get(key) for key in ("minReplicas", "maxReplicas"))
+    least, most = least or 0, _NO_LIMIT if most is None else most
+    return {
+        "replicas": max(least, min(group.get("replicas") or 0, most)),
+        "minReplicas": least,
+        "maxReplicas": most,
+    }
 
 
 def recount_command(found: Iterable[Recount], name: str, namespace: str | None) -> str:
@@ -134,9 +150,11 @@ def recount_command(found: Iterable[Recount], name: str, namespace: str | None) 
     return f"{kubectl} patch {which} --type json -p '{json.dumps(patch)}'"
 
 
-def _count(counts: Mapping[str, Any]) -> str:
-    least, most = (counts.get(key, "not said") for key in ("minReplicas", "maxReplicas"))
-    return f"{most}" if least == most else f"{least} to {most}"
+def _said(counts: Mapping[str, int]) -> str:
+    least, most = counts["minReplicas"], counts["maxReplicas"]
+    if least == most:
+        return f"{most}"
+    return f"{least} or more" if most == _NO_LIMIT else f"{least} to {most}"
 
 
 def _config(manifest: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -69,14 +69,16 @@ def given(value: str, option: str, off: str = "") -> str:
 
 
 def redis_address(value: str, option: str, off: str) -> str:
-    """Return the address of a Redis, if Ray can read it. Raises ConfigError, which doesn't say a password again."""
-    given(value, option, off)
-    if "@" in value:
-        hint = "put it into the Secret of --redis-secret"
-        raise ConfigError.of("has a user or a password in it, which would stand in clear text", option, hint=hint)
+    """Return the address of one Redis, as Ray reads it.
+
+    Raises:
+        ConfigError: it is none. The value is not said again: it may be what has a password in it.
+    """
+    given(value.strip(), option, off)
     found = _REDIS.fullmatch(value)
     if not found or not 1 <= int(found["port"]) <= 65535:
-        raise ConfigError.of(f"{value!r} is not HOST:PORT, like redis:6379", option, hint=off)
+        hint = f"a password belongs into the Secret of --redis-secret; {off}"
+        raise ConfigError.of("is not one HOST:PORT, like redis:6379", option, hint=hint)
     return value
 
 

@@ -233,7 +233,7 @@ class Rollout:
         while left := names & set(self._cluster.state().applications):
             if time.monotonic() > deadline:
                 raise DeployFailed(f"Still there after {timeout_s:g} s, most likely ending requests: {_list(left)}")
-            looked_at = _rest(LOOK_EVERY_S, looked_at)
+            looked_at = _rest(LOOK_EVERY_S, looked_at, deadline)
 
     def _until_in_force(self, name: str, application: Config, deadline: float) -> None:
         submitted = user_config(application)
@@ -246,7 +246,7 @@ class Rollout:
                 return
             if time.monotonic() > deadline:
                 raise DeployFailed(f"The ingress of {name} doesn't have the new split; see `ray-canary get {name}`")
-            looked_at = _rest(LOOK_EVERY_S / 5, looked_at)
+            looked_at = _rest(LOOK_EVERY_S / 5, looked_at, deadline)
 
     def _until_ready(self, release: Release, watch: "_Watch", deadline: float, consequence: str | None = None) -> None:
         looked_at = time.monotonic()
@@ -259,18 +259,19 @@ class Rollout:
                 late = [f"{part.part} ({part.running} of {part.wanted} replicas)" for part in progress if not part.over]
                 then = f"; {consequence}" if consequence else ""
                 raise DeployFailed(f"Not ready in time: {', '.join(late)}{then}")
-            looked_at = _rest(LOOK_EVERY_S, looked_at)
+            looked_at = _rest(LOOK_EVERY_S, looked_at, deadline)
         if failed := [part for part in progress if part.status == "failed"]:
             raise DeployFailed("\n".join(_failure(part, release, consequence) for part in failed))
 
 
-def _rest(every_s: float, looked_at: float) -> float:
-    """Wait until the next look, and return its moment (monotonic s).
+def _rest(every_s: float, looked_at: float, deadline: float) -> float:
+    """Wait until the next look, or until the deadline, and return the moment (monotonic s).
 
     Serve's controller answers a look, which takes the longer the more it runs. No more than half of the time goes into
     looks: production needs that controller too.
     """
-    time.sleep(max(every_s, time.monotonic() - looked_at))
+    now = time.monotonic()
+    time.sleep(min(max(every_s, now - looked_at), max(0.0, deadline - now)))
     return time.monotonic()
 
 

@@ -23,7 +23,9 @@ _LEAST_MEMORY: Final = 2**20
 #: BentoML's words for GPUs; not Ray's.
 _BENTOML_KIND = re.compile("(nvidia|amd)-[a-z0-9-]*")
 #: Ray's names of what Kubernetes hands out neither as NVIDIA's GPUs nor as AMD's.
-_OTHER_MAKERS = re.compile(r"(intel|tpu|aws|apple|mobilint|ascend|npu)([-_].*)?|mxc.*|m[1-9](-.*)?", re.IGNORECASE)
+_OTHER_MAKERS = re.compile(
+    r"(intel|tpu|aws|apple|mobilint|furiosa|npu)([-_].*)?|ascend.*|mxc.*|m[1-3](-.*)?", re.IGNORECASE
+)
 #: What Ray's autoscaler calls the head.
 _HEAD: Final = "headgroup"
 _GROUP_LABEL: Final = "ray.io/node-group"

@@ -154,14 +154,20 @@ def _is_bad(one: Sent) -> bool:
     return one.failed or one.version != "a" or one.took > SLOW_S
 
 
-def file_of(breaks: Path) -> dict[str, Any]:
-    """Return a Deployment with two ingress replicas, two replicas of every version, and a queue in front of a."""
+def file_of(breaks: Path, main_concurrency: int | None = None) -> dict[str, Any]:
+    """Return a Deployment with two ingress replicas, two replicas of every version, and a queue in front of a.
+
+    `main_concurrency` is what a replica of main, and one of b, takes at a time.
+    """
     bentos = {"main": "breaking:v1", "a": "breaking:v1", "b": "breaking:v1"}
     envs = {"a": {"BREAKING_FILE": str(breaks)}}
     file = light(WEIGHTS, name=NAME, bentos=bentos, envs=envs, ingress_replicas=2)
     small = file["services"].pop("Fragile")
     two = {"min_replicas": 2, "max_replicas": 2}
     file["services"]["Breaking"] = {**small, "scaling": two}
+    if main_concurrency is not None:
+        traffic = {"traffic": {"concurrency": main_concurrency}}
+        file["services"]["Breaking"]["config_overrides"] = {**small["config_overrides"], **traffic}
     queue = {"traffic": {"external_queue": True, "concurrency": 8}}
     overrides = {**small["config_overrides"], **queue}
     overrides["resources"] = {**overrides["resources"], "memory": MEMORY}

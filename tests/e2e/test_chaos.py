@@ -125,3 +125,19 @@ def test_an_ingress_replica_is_killed(chaos: Chaos) -> None:
 
 def test_haproxy_is_killed(chaos: Chaos) -> None:
     chaos.suffer("HAProxy is killed", lambda: kill(named(chaos.cluster, "haproxy")))
+
+
+def test_a_main_that_has_room_for_its_own_users_only_keeps_them(chaos: Chaos) -> None:
+    """Main takes what a leaves only as far as its `concurrency` goes; the rest of a's users get 503."""
+    deploy(chaos.cluster, file_of(chaos.breaks, main_concurrency=1))
+
+    def strike() -> None:
+        chaos.break_as("start")
+        kill(chaos.cluster.pids(f"{NAME}-canary-a"))
+
+    fault = "a is killed and fails to start for 3 s, and main has room for its own users only"
+    row = chaos.suffer(fault, strike, lambda: chaos.break_as(""))
+    nobody_else(row)
+    assert set(row.failed["a"]) <= {"502", "503"}
+    assert row.failed["a"]["503"], "there was no room for all of them"
+    deploy(chaos.cluster, file_of(chaos.breaks))

@@ -142,7 +142,7 @@ def test_a_canarys_new_secret_is_refused_until_it_is_mounted() -> None:
     render("-o", "m.yaml", "--secret", "hf")
 
 
-@pytest.mark.parametrize("there", ["a: 1\n", "kind: Pod\n", "{", "", "- kind: RayService\n"])
+@pytest.mark.parametrize("there", ["a: 1\n", "kind: Pod\n", "", "- kind: RayService\n"])
 def test_what_is_no_rayservice_is_not_written_over(there: str) -> None:
     Path("m.yaml").write_text(there)
     assert "m.yaml: is there already, and is not a RayService" in render("-o", "m.yaml", code=2).output
@@ -201,10 +201,9 @@ def test_another_deployments_rayservice_is_not_written_over() -> None:
         (["--bentos", "Bad"], "--bentos: 'Bad' can't be the name of a volume claim"),
         (["--namespace", "a.b"], "--namespace: 'a.b' can't be the name of a namespace"),
         (["--image", "a b"], "--image: 'a b' has spaces"),
-        (["--redis", "redis"], "--redis: 'redis' is not HOST:PORT, like redis:6379"),
-        (["--redis", "r1:1,r2:2"], "--redis: 'r1:1,r2:2' is not HOST:PORT"),
-        (["--redis", "r:0"], "--redis: 'r:0' is not HOST:PORT"),
-        (["--redis", "redis://:hunter2@h:1"], "--redis: has a user or a password in it"),
+        (["--redis", "redis"], "--redis: is not one HOST:PORT, like redis:6379"),
+        (["--redis", "r1:1,r2:2"], "--redis: is not one HOST:PORT"),
+        (["--redis", "r:0"], "--redis: is not one HOST:PORT"),
         (["--store", "s3://b"], "--store: does nothing without --push"),
         (["-o", ""], "-o: is empty"),
         (["--instance-types", ""], "--instance-types: is empty"),
@@ -212,7 +211,8 @@ def test_another_deployments_rayservice_is_not_written_over() -> None:
         (["--workers", "w=4,16Gi,1,TPU-V4"], "TPU-V4 is no GPU of NVIDIA or AMD"),
         (["--workers", "headgroup=4,16Gi"], "headgroup is the head's own name"),
         (["--workers", "w=4,16Gi,1,L4,ray.io/accelerator-type=H100"], "Ray gives each node ray.io/accelerator-type"),
-        (["-o", "no/such/folder/m.yaml"], "can't be written"),
+        (["-o", "no/such/folder/m.yaml"], "no/such/folder/m.yaml: can't be written: there is no folder no/such/folder"),
+        (["-o", "a\nb.yaml"], "has a line break in it"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_with_exit_code_2(arguments: list[str], said: str) -> None:
@@ -284,8 +284,19 @@ def test_an_address_of_a_redis_is_written_as_it_was_given(address: str) -> None:
     assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == address
 
 
-def test_a_password_of_a_redis_is_not_said_again() -> None:
-    assert "hunter2" not in render("--redis", "redis://:hunter2@h:1", code=2).output
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://:hunter2@h:1",
+        "redis://:hunter2@h:1 ",
+        "h:6380,password=hunter2,ssl=True",
+        "redis://h:1?password=hunter2",
+    ],
+)
+def test_a_password_of_a_redis_is_not_said_again(address: str) -> None:
+    said = render("--redis", address, code=2).output
+    assert "hunter2" not in said
+    assert "a password belongs into the Secret of --redis-secret" in " ".join(said.split())
 
 
 def test_another_namespace_is_another_rayservice_and_refused() -> None:
@@ -321,23 +332,38 @@ def test_a_push_that_is_forgotten_is_refused_since_every_version_would_restart()
     assert Path("m.yaml").read_text() == there
 
 
-def test_bentos_in_a_folder_of_this_machine_reach_no_pod() -> None:
-    said = " ".join(render("-o", "m.yaml", "--push", "--store", str(Path("shared").absolute()), code=2).output.split())
-    assert "which no pod has" in said
-    assert "push to a bucket" in said
-    assert not Path("m.yaml").exists()
+@pytest.mark.parametrize("scheme", ["", "file://", "FILE://"])
+def test_bentos_in_a_folder_are_warned_of_since_no_pod_has_it(
+    work: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setattr("ray_canary.planning.pushed", lambda _file, plan, _how: plan)
+    said = " ".join(render("--push", "--store", f"{scheme}{work / 'shared'}").stderr.split())
+    assert "is a folder, and these pods have it only where a patch mounts it at the same path" in said
+    assert "is a folder" not in render("--push", "--store", "s3://bucket/bentos").stderr
 
 
-def test_nothing_is_pushed_where_all_pods_would_be_replaced() -> None:
+def test_nothing_is_pushed_where_something_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pushed(*_: Any) -> None:
+        raise AssertionError("it was pushed")
+
     render("-o", "m.yaml")
-    render("-o", "m.yaml", "--image", "i:2", "--push", "--store", str(Path("shared").absolute()), code=2)
-    assert not Path("shared").exists()
+    monkeypatch.setattr("ray_canary.planning.pushed", pushed)
+    push = ["--push", "--store", "s3://bucket/bentos"]
+    render("-o", "m.yaml", "--image", "i:2", *push, code=2)
+    render("-o", "m.yaml", "--namespace", "prod", *push, code=1)
+    render("-o", "no/such/m.yaml", *push, code=2)
+    edit("access_authorization", "ray: {http: {port: 80}}\naccess_authorization")
+    render(*push, code=2)
 
 
 def test_the_command_on_top_has_what_the_environment_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("types.yaml").write_text("".join(f"cpu.{n}: {{cpu: 1, memory: 1Gi}}\n" for n in (1, 2, 4)))
     monkeypatch.setenv("RAY_CANARY_INSTANCE_TYPES", "types.yaml")
     assert "--instance-types types.yaml" in render().stdout.partition("apiVersion")[0]
+    monkeypatch.setenv("RAY_CANARY_BENTO_STORE", "s3://bucket/bentos")
+    monkeypatch.setattr("ray_canary.planning.pushed", lambda _file, plan, _how: plan)
+    assert "--push --store s3://bucket/bentos" in render("--push").stdout.partition("apiVersion")[0]
+    assert "--store" not in render().stdout.partition("apiVersion")[0]
 
 
 @pytest.mark.parametrize("count", ["'4'", "four", "true"])
@@ -350,10 +376,39 @@ def test_a_number_of_workers_that_is_none_is_said_before_anything_is_written(cou
 
 
 @pytest.mark.parametrize("line", ["      maxReplicas: null\n", ""])
-def test_a_number_of_workers_that_somebody_took_out_is_none(line: str) -> None:
+def test_a_greatest_number_of_workers_that_somebody_took_out_is_no_limit(line: str) -> None:
     render("-o", "m.yaml")
     Path("m.yaml").write_text(Path("m.yaml").read_text().replace("      maxReplicas: 4\n", line))
-    assert "more workers (workers: 4 to not said -> 4)" in " ".join(render("-o", "m.yaml").stderr.split())
+    found = render("-o", "m.yaml")
+    assert found.stderr == ""
+    assert "Fewer workers are enough (workers: 4 or more -> 4)" in " ".join(found.stdout.split())
+
+
+@pytest.mark.parametrize("line", ["", "      replicas: 9\n"])
+def test_a_number_of_workers_is_what_its_limits_leave_of_it(line: str) -> None:
+    render("-o", "m.yaml")
+    Path("m.yaml").write_text(Path("m.yaml").read_text().replace("      replicas: 4\n", line))
+    found = render("-o", "m.yaml")
+    assert (found.stderr, "orkers: " in found.stdout) == ("", False)
+
+
+def test_a_group_that_grows_at_its_least_and_shrinks_at_its_greatest_is_said_both_ways() -> None:
+    render("-o", "m.yaml", "--autoscale")
+    text = Path("m.yaml").read_text()
+    least = next(line for line in text.splitlines() if line.startswith("      minReplicas:"))
+    Path("m.yaml").write_text(text.replace(least, "      minReplicas: 0").replace("maxReplicas: 4", "maxReplicas: 9"))
+    found = render("-o", "m.yaml", "--autoscale")
+    assert "more workers (workers: 0 to 9 -> " in " ".join(found.stderr.split())
+    assert "Fewer workers are enough (workers: 0 to 9 -> " in " ".join(found.stdout.split())
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n", "kind: RayService\nd: 2026-99-99\n", "{"])
+def test_a_file_that_is_no_yaml_is_not_taken_for_another_one(text: str) -> None:
+    render("-o", "m.yaml")
+    there = text + Path("m.yaml").read_text()
+    Path("m.yaml").write_text(there)
+    assert "m.yaml: is there already, and can't be read: " in " ".join(render("-o", "m.yaml", code=2).output.split())
+    assert Path("m.yaml").read_text() == there
 
 
 def test_a_higher_minimum_is_more_workers() -> None:

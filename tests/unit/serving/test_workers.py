@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.util import accelerators
 
 from ray_canary import config
 from ray_canary.bentos import BentoStore
@@ -221,3 +222,13 @@ def test_groups_are_read_as_they_are_written() -> None:
 def test_a_group_that_is_none_is_refused_with_the_form(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Workers.parse(text)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in vars(accelerators) if name.isupper()))
+def test_a_pod_gets_gpus_of_two_makers_only(name: str) -> None:
+    kind = getattr(accelerators, name)
+    if name.startswith(("NVIDIA_", "AMD_")):
+        assert Workers.parse(f"w=4,16Gi,1,{kind}").accelerator_type == kind
+    else:
+        with pytest.raises(ConfigError, match="is no GPU of NVIDIA or AMD"):
+            Workers.parse(f"w=4,16Gi,1,{kind}")
