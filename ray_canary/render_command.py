@@ -112,6 +112,7 @@ def render(
         raise ConfigError.of("does nothing without --push; give both, or neither", "--store")
     shipping = Shipping(push, store)
     _check_target(target)
+    command = _command(ctx)
     secret = "a Kubernetes Secret"
     around = Surroundings(
         namespace=None if namespace is None else kuberay.named(namespace, "a namespace", "--namespace"),
@@ -145,7 +146,7 @@ def render(
         manifest = made(planned)
     warnings((*late_starts(planned, wanted), *crowded(planned, wanted.workers)))
     manifests = (manifest, kuberay.network_policy(planned, around))
-    text = kuberay.to_yaml(manifests, planned.name, Path(file).name, _command(ctx))
+    text = kuberay.to_yaml(manifests, planned.name, Path(file).name, command)
     if target == "-":
         click.echo(text, nl=False)
         return
@@ -275,6 +276,8 @@ def _check_target(path: str) -> None:
     folder = Path(path).parent
     if path != "-" and not folder.is_dir():
         raise ConfigError.of(f"can't be written: there is no folder {folder}", path)
+    if path != "-" and Path(path).is_dir():
+        raise ConfigError.of("can't be written: it is a folder", path)
 
 
 def _reached(place: str) -> tuple[str, ...]:

@@ -352,6 +352,8 @@ def test_nothing_is_pushed_where_something_is_refused(monkeypatch: pytest.Monkey
     render("-o", "m.yaml", "--image", "i:2", *push, code=2)
     render("-o", "m.yaml", "--namespace", "prod", *push, code=1)
     render("-o", "no/such/m.yaml", *push, code=2)
+    render("-o", "m\n.yaml", *push, code=2)
+    assert ".: can't be written: it is a folder" in render("-o", ".", *push, code=2).output
     edit("access_authorization", "ray: {http: {port: 80}}\naccess_authorization")
     render(*push, code=2)
 
