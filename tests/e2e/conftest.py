@@ -8,7 +8,7 @@ import pytest
 
 from ray_canary.serving import local
 from tests.e2e.deployments import HTTP_PORT, NODE_SECRETS, OFFSET
-from tests.e2e.harness import AUTH, RealCluster, build_bento
+from tests.e2e.harness import AUTH, EVEN, RealCluster, build_bento
 
 #: Seconds for which a replica that goes still answers, until its routers know. Shorter than Serve's own 30, so that a
 #: test does not wait half a minute for each; a module that holds more has its own `REPLICA_DRAIN_S`.
@@ -42,6 +42,7 @@ def settings_of(home: Path, work: Path, *, haproxy: bool, drain_s: int = REPLICA
         arguments=(f"--dashboard-agent-listen-port={26365 + OFFSET}",),
         environment={
             **AUTH,
+            **EVEN,
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(drain_s),
             "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(drain_s),
             # Ray tries three times to build an environment, for each of Serve's three tries, and copies a virtual

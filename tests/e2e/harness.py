@@ -18,6 +18,7 @@ from prometheus_client.samples import Sample
 from ray_canary.serving import local
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.state import OnCluster
+from tests.e2e import commands
 
 ROOT = Path(__file__).parents[2]
 BENTOS = Path(__file__).parent / "bentos"
@@ -25,6 +26,9 @@ BENTOS = Path(__file__).parent / "bentos"
 #: Whether Ray asks for a token depends on whether it ever made one on this machine; the tests' cluster asks for none.
 AUTH = {"RAY_AUTH_MODE": "disabled"}
 
+#: Ray starts its workers, replicas among them, with niceness 15. Beside clients and commands with 0, which a cluster's
+#: nodes don't have, a replica would get a thirtieth of a core, and a request wait for that.
+EVEN = {"RAY_worker_niceness": "0"}
 
 #: The seconds that a test gives something to happen are those of a quiet machine; a busy one was four times slower.
 PATIENCE = 4
@@ -94,9 +98,7 @@ class RealCluster:
 
     def run(self, *command: str, code: int | None = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Run a command as a user would; `code` is the exit code that it must have (None: any)."""
-        done = subprocess.run(
-            command, env=self.environment, cwd=self.work, capture_output=True, text=True, timeout=timeout_s
-        )
+        done = commands.run(command, self.environment, self.work, timeout_s)
         assert code is None or done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -4,15 +4,17 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ray_canary.serving.cluster import Cluster
 from ray_canary.splitter import Splitter
+from tests.e2e import commands
 from tests.e2e.harness import RealCluster, wait_for
 from tests.e2e.test_lifecycle import (
     all_pids,
@@ -230,31 +232,19 @@ def first_since(cluster: RealCluster, count: int) -> int:
 
 def kill_after(cluster: RealCluster, command: list[str], step: int) -> bool:
     """Run `ray-canary`, kill it once it has submitted `step` times, and return whether that was before its end."""
-    environment = {**cluster.environment, "RAY_CANARY_TEST_STOP_AFTER": str(step)}
-    program = (
-        "import os, signal\n"
-        "from ray_canary.serving.cluster import Cluster\n"
-        "submit, left = Cluster.submit, [int(os.environ['RAY_CANARY_TEST_STOP_AFTER'])]\n"
-        "def counted(self, config):\n"
-        "    submit(self, config)\n"
-        "    left[0] -= 1\n"
-        "    if not left[0]:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Cluster.submit = counted\n"
-        "from ray_canary.cli import main\n"
-        "main()\n"
-    )
-    done = subprocess.run(
-        [cluster_python(cluster), "-c", program, *command],
-        env=environment,
-        cwd=cluster.work,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    line = ("ray-canary", *command)
+    done = commands.run(line, cluster.environment, cluster.work, timeout_s=180, first=partial(_count_submits, step))
     assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
     return done.returncode != 0
 
 
-def cluster_python(cluster: RealCluster) -> str:
-    return str(next(folder for folder in map(Path, cluster.environment["PATH"].split(os.pathsep))) / "python")
+def _count_submits(left: int) -> None:
+    """Let this process die once it has submitted so often."""
+    submit, done = Cluster.submit, itertools.count(1)
+
+    def counted(self: Cluster, config: dict[str, Any]) -> None:
+        submit(self, config)
+        if next(done) == left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Cluster.submit = counted  # type: ignore[method-assign]

@@ -1,0 +1,76 @@
+"""Runs the commands of a user's shell, each in a process of its own."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+#: Commands, with the modules that they need. A fork server imports them once: `ray-canary` alone needs two seconds of a
+#: core to import Ray, and a run of the suite has some five hundred of them. `test_readme` runs the scripts themselves.
+PRELOADED = {
+    "ray-canary": ("ray_canary.cli", "ray_canary.deployment", "ray.dashboard.modules.serve.sdk"),
+    # Not its own module, which reads the environment when it is imported.
+    "serve": ("ray.serve", "ray.dashboard.modules.serve.sdk"),
+}
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload([module for modules in PRELOADED.values() for module in modules])
+
+
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    timeout_s: float,
+    first: Callable[[], None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end: a process with its own environment, folder, output and exit code.
+
+    In one of `PRELOADED`, `first` is called before the command itself.
+
+    Raises:
+        subprocess.TimeoutExpired: it took over `timeout_s` seconds, and was killed.
+    """
+    if command[0] not in PRELOADED:
+        return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=timeout_s)
+    with tempfile.TemporaryDirectory() as kept:
+        streams = {1: Path(kept) / "out", 2: Path(kept) / "err"}
+        for path in streams.values():
+            path.touch()
+        process = _server.Process(target=_be, args=(list(command), dict(environment), folder, streams, first))
+        process.start()
+        process.join(timeout_s)
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
+        out, err = (path.read_text() for path in streams.values())
+    if code is None:
+        raise subprocess.TimeoutExpired(list(command), timeout_s, out, err)
+    return subprocess.CompletedProcess(list(command), code, out, err)
+
+
+def _be(
+    command: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    streams: Mapping[int, Path],
+    first: Callable[[], None] | None,
+) -> None:
+    """Become the command, as its installed script would."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    for stream, path in streams.items():
+        opened = os.open(path, os.O_WRONLY)
+        os.dup2(opened, stream)
+        os.close(opened)
+    sys.argv = command
+    if first:
+        first()
+    (script,) = entry_points(group="console_scripts", name=command[0])
+    sys.exit(script.load()())
