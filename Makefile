@@ -8,6 +8,8 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/ray-canary demo
 
+# Hundreds of processes import the package: they keep what they have compiled.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY)
 	@command -v prometheus >/dev/null && command -v chromium >/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq prometheus chromium; }

@@ -69,36 +69,104 @@ def settings_of(home: Path, work: Path, *, haproxy: bool, drain_s: int = REPLICA
     )
 
 
-def _start(home: Path, work: Path, *, haproxy: bool, drain_s: int = REPLICA_DRAIN_S) -> RealCluster:
-    settings = settings_of(home, work, haproxy=haproxy, drain_s=drain_s)
-    local.down(settings.name)
-    local.up(settings)
-    return RealCluster(home, work, settings)
+#: Modules of tests that take a cluster as another one has left it, with nothing on it. They come first, on one and the
+#: same: to start one and Serve takes half a minute of both cores. Not those that read what a cluster keeps of what has
+#: gone: its logs, metrics, revisions and events.
+SHARING = tuple(
+    f"tests.e2e.test_{name}"
+    for name in (
+        "cli",
+        "clients",
+        "console",
+        "dependencies",
+        "from_zero",
+        "ingress_scaling",
+        "kuberay",
+        "lifecycle",
+        "playground",
+        "queue",
+        "split",
+    )
+)
+
+
+def _module(item: pytest.Item) -> str:
+    return str(item.module.__name__) if isinstance(item, pytest.Function) else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the modules that share a cluster come first, each in its own order."""
+    items.sort(key=lambda item: _module(item) not in SHARING)
+
+
+class Clusters:
+    """The one cluster that runs; it stays from module to module while each wants the same."""
+
+    def __init__(self, home: Path, folders: pytest.TempPathFactory) -> None:
+        self._home, self._folders = home, folders
+        self._kept: RealCluster | None = None
+
+    def take(self) -> RealCluster:
+        """Return the one behind HAProxy that modules share."""
+        if self._kept is None:
+            self._kept = self.start(haproxy=True)
+        return self._kept
+
+    def start(self, *, haproxy: bool, drain_s: int = REPLICA_DRAIN_S) -> RealCluster:
+        """Start one of a module's own."""
+        self.leave()
+        work = self._folders.mktemp("work")
+        settings = settings_of(self._home, work, haproxy=haproxy, drain_s=drain_s)
+        local.down(settings.name)
+        local.up(settings)
+        return RealCluster(self._home, work, settings)
+
+    def leave(self) -> None:
+        """End the one that modules share."""
+        if self._kept is not None:
+            end(self._kept)
+            self._kept = None
+
+
+def end(cluster: RealCluster) -> None:
+    """End a cluster, and remove its folder."""
+    local.down(cluster.local.name, grace_s=2)
+    shutil.rmtree(cluster.work)
+
+
+@pytest.fixture(scope="session")
+def clusters(bentos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    """What starts the tests' clusters."""
+    found = Clusters(bentos, tmp_path_factory)
+    yield found
+    found.leave()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nobody_elses(request: pytest.FixtureRequest) -> None:
+    """A module that doesn't share a cluster has the machine to itself, and the same ports."""
+    if request.module.__name__ not in SHARING:
+        request.getfixturevalue("clusters").leave()
 
 
 @pytest.fixture(scope="module", params=["haproxy", "proxy"])
-def either(
-    request: pytest.FixtureRequest, bentos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RealCluster]:
+def either(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[RealCluster]:
     """A cluster behind HAProxy, and then one behind Serve's own proxy."""
-    work = tmp_path_factory.mktemp("work")
-    cluster = _start(bentos, work, haproxy=request.param == "haproxy")
+    cluster = clusters.start(haproxy=request.param == "haproxy")
     yield cluster
-    local.down(cluster.local.name, grace_s=2)
-    shutil.rmtree(work)
+    end(cluster)
 
 
 @pytest.fixture(scope="module")
-def shared(
-    request: pytest.FixtureRequest, bentos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RealCluster]:
+def shared(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[RealCluster]:
     """A cluster behind HAProxy, for all tests of a module."""
-    work = tmp_path_factory.mktemp("work")
-    drain_s = getattr(request.module, "REPLICA_DRAIN_S", REPLICA_DRAIN_S)
-    cluster = _start(bentos, work, haproxy=True, drain_s=drain_s)
+    if request.module.__name__ in SHARING:
+        yield clusters.take()
+        clusters.take().clear()
+        return
+    cluster = clusters.start(haproxy=True, drain_s=getattr(request.module, "REPLICA_DRAIN_S", REPLICA_DRAIN_S))
     yield cluster
-    local.down(cluster.local.name, grace_s=2)
-    shutil.rmtree(work)
+    end(cluster)
 
 
 @pytest.fixture
