@@ -128,13 +128,13 @@ class RealCluster:
         return Cluster(self.local.address).state()
 
     def pids(self, application: str, deployment: str | None = None) -> set[int]:
-        """Return the pids of an application's running replicas."""
+        """Return the pids of an application's running replicas, also of those that just now get new settings."""
         found = self.state().applications.get(application)
         return {
             replica.pid
             for one in (found.deployments.values() if found else ())
             for replica in one.replicas
-            if replica.state == "RUNNING" and replica.pid and deployment in (None, one.name)
+            if replica.state in ("RUNNING", "UPDATING") and replica.pid and deployment in (None, one.name)
         }
 
     @property

@@ -12,10 +12,13 @@ import httpx
 import pytest
 import yaml
 
+from ray_canary.splitter import Splitter
 from tests.e2e.deployments import probe
 from tests.e2e.harness import RealCluster, wait_for
 
 NAME = "kept"
+#: Whose a key is that the change of weights moves.
+MOVE = ("main", "a")
 
 
 def deployment(weight: int) -> dict[str, Any]:
@@ -87,7 +90,15 @@ def test_who_only_looks_is_not_refused(kept: RealCluster) -> None:
 
 def test_weights_change_in_place_by_the_file(kept: RealCluster) -> None:
     before = {name: kept.pids(name) for name in kept.state().applications}
+    old, new = (Splitter({"main": 100 - weight, "a": weight}, NAME) for weight in (20, 70))
+    moved = next(key for key in map(str, range(1000)) if (old.choose(key.encode()), new.choose(key.encode())) == MOVE)
+
+    def version() -> str:
+        return httpx.post(f"{kept.url}/tag?feature={moved}", json={}, timeout=30).headers["x-bento-version"]
+
+    assert version() == "main"
     applied(kept, 70)
-    wait_for(lambda: weights(kept) == {"a": 70}, "the new weights")
+    wait_for(lambda: version() == "a", "the new weights are in force")
+    assert weights(kept) == {"a": 70}
     kept.until_ready(NAME)
     assert {name: kept.pids(name) for name in kept.state().applications} == before
