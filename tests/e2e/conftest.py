@@ -84,8 +84,6 @@ SHARING = tuple(
         "kuberay",
         "lifecycle",
         "playground",
-        "queue",
-        "split",
     )
 )
 
