@@ -54,6 +54,11 @@ class DeploymentState:
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
     @property
+    def alive(self) -> bool:
+        """Whether a replica that has started is there, also one that just now gets new settings."""
+        return any(replica.state in ("RUNNING", "UPDATING", "PENDING_MIGRATION") for replica in self.replicas)
+
+    @property
     def reserved(self) -> dict[str, float]:
         """What its replicas hold, in Ray's terms; one that waits for room holds nothing."""
         placed = sum(bool(replica.node_id) for replica in self.replicas)
@@ -287,7 +292,7 @@ class Live:
             return "terminating"
         entry = self.ingress.deployments.get(INGRESS_DEPLOYMENT)
         if self.rejected:
-            return "unhealthy" if entry and entry.running else "failed"
+            return "unhealthy" if entry and entry.alive else "failed"
         if self.settings.terminated:
             return "terminated"
         statuses = {target.status for target in self.targets.values()}

@@ -9,16 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
-#: Commands, with the modules that they need. A fork server imports them once: `ray-canary` alone needs two seconds of a
-#: core to import Ray, and a run of the suite has some five hundred of them. `test_readme` runs the scripts themselves.
-PRELOADED = {
-    "ray-canary": ("ray_canary.cli", "ray_canary.deployment", "ray.dashboard.modules.serve.sdk"),
-    # Not its own module, which reads the environment when it is imported.
-    "serve": ("ray.serve", "ray.dashboard.modules.serve.sdk"),
-}
+#: Commands that start with Ray imported, which takes each two seconds of a core, and a run of the suite has some five
+#: hundred of them. What is ours, and Serve's own script, which reads the environment, each imports for itself.
+FORKED = ("ray-canary", "serve")
+PRELOADED = ("ray.serve", "ray.dashboard.modules.serve.sdk", "aiohttp", "prometheus_client.parser", "rich.console")
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload([module for modules in PRELOADED.values() for module in modules])
+_server.set_forkserver_preload(list(PRELOADED))
 
 
 def run(
@@ -30,12 +27,12 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end: a process with its own environment, folder, output and exit code.
 
-    In one of `PRELOADED`, `first` is called before the command itself.
+    In one of `FORKED`, `first` is called before the command itself.
 
     Raises:
         subprocess.TimeoutExpired: it took over `timeout_s` seconds, and was killed.
     """
-    if command[0] not in PRELOADED:
+    if command[0] not in FORKED:
         return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=timeout_s)
     with tempfile.TemporaryDirectory() as kept:
         streams = {1: Path(kept) / "out", 2: Path(kept) / "err"}
@@ -43,11 +40,13 @@ def run(
             path.touch()
         process = _server.Process(target=_be, args=(list(command), dict(environment), folder, streams, first))
         process.start()
-        process.join(timeout_s)
-        code = process.exitcode
-        if code is None:
-            process.kill()
-            process.join()
+        try:
+            process.join(timeout_s)
+            code = process.exitcode
+        finally:
+            if process.is_alive():
+                process.kill()
+                process.join()
         out, err = (path.read_text() for path in streams.values())
     if code is None:
         raise subprocess.TimeoutExpired(list(command), timeout_s, out, err)

@@ -70,21 +70,11 @@ def settings_of(home: Path, work: Path, *, haproxy: bool, drain_s: int = REPLICA
 
 
 #: Modules of tests that take a cluster as another one has left it, with nothing on it. They come first, on one and the
-#: same: to start one and Serve takes half a minute of both cores. Not those that read what a cluster keeps of what has
-#: gone: its logs, metrics, revisions and events.
+#: same: to start one and Serve takes half a minute of both cores. Not those that read what a cluster keeps of a
+#: Deployment that has gone, which can have the same name: its metrics, logs, revisions and events.
 SHARING = tuple(
     f"tests.e2e.test_{name}"
-    for name in (
-        "cli",
-        "clients",
-        "console",
-        "dependencies",
-        "from_zero",
-        "ingress_scaling",
-        "kuberay",
-        "lifecycle",
-        "playground",
-    )
+    for name in ("cli", "clients", "dependencies", "from_zero", "ingress_scaling", "kuberay", "lifecycle", "playground")
 )
 
 
@@ -93,15 +83,18 @@ def _module(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the modules that share a cluster come first, each in its own order."""
-    items.sort(key=lambda item: _module(item) not in SHARING)
+    """Let the modules that share a cluster come before the other end-to-end tests, each in its own order."""
+    ours = [index for index, item in enumerate(items) if _module(item).startswith("tests.e2e.")]
+    in_order = sorted((items[index] for index in ours), key=lambda item: _module(item) not in SHARING)
+    for index, item in zip(ours, in_order, strict=True):
+        items[index] = item
 
 
 class Clusters:
-    """The one cluster that runs; it stays from module to module while each wants the same."""
+    """Starts clusters, and keeps the one that modules share from one of them to the next."""
 
-    def __init__(self, home: Path, folders: pytest.TempPathFactory) -> None:
-        self._home, self._folders = home, folders
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
         self._kept: RealCluster | None = None
 
     def take(self) -> RealCluster:
@@ -111,19 +104,20 @@ class Clusters:
         return self._kept
 
     def start(self, *, haproxy: bool, drain_s: int = REPLICA_DRAIN_S) -> RealCluster:
-        """Start one of a module's own."""
+        """Start one."""
         self.leave()
-        work = self._folders.mktemp("work")
-        settings = settings_of(self._home, work, haproxy=haproxy, drain_s=drain_s)
+        home: Path = self._request.getfixturevalue("bentos")
+        work = self._request.getfixturevalue("tmp_path_factory").mktemp("work")
+        settings = settings_of(home, work, haproxy=haproxy, drain_s=drain_s)
         local.down(settings.name)
         local.up(settings)
-        return RealCluster(self._home, work, settings)
+        return RealCluster(home, work, settings)
 
     def leave(self) -> None:
         """End the one that modules share."""
-        if self._kept is not None:
-            end(self._kept)
-            self._kept = None
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            end(kept)
 
 
 def end(cluster: RealCluster) -> None:
@@ -133,18 +127,18 @@ def end(cluster: RealCluster) -> None:
 
 
 @pytest.fixture(scope="session")
-def clusters(bentos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+def clusters(request: pytest.FixtureRequest) -> Iterator[Clusters]:
     """What starts the tests' clusters."""
-    found = Clusters(bentos, tmp_path_factory)
+    found = Clusters(request)
     yield found
     found.leave()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _nobody_elses(request: pytest.FixtureRequest) -> None:
+def _nobody_elses(request: pytest.FixtureRequest, clusters: Clusters) -> None:
     """A module that doesn't share a cluster has the machine to itself, and the same ports."""
     if request.module.__name__ not in SHARING:
-        request.getfixturevalue("clusters").leave()
+        clusters.leave()
 
 
 @pytest.fixture(scope="module", params=["haproxy", "proxy"])
@@ -159,8 +153,13 @@ def either(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[RealC
 def shared(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[RealCluster]:
     """A cluster behind HAProxy, for all tests of a module."""
     if request.module.__name__ in SHARING:
-        yield clusters.take()
-        clusters.take().clear()
+        cluster = clusters.take()
+        yield cluster
+        try:
+            cluster.clear()
+        except BaseException:
+            clusters.leave()  # The next module gets another one.
+            raise
         return
     cluster = clusters.start(haproxy=True, drain_s=getattr(request.module, "REPLICA_DRAIN_S", REPLICA_DRAIN_S))
     yield cluster

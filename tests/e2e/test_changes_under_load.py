@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import Counter
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -14,8 +15,6 @@ from tests.e2e.harness import RealCluster, wait_for
 from tests.e2e.load import Load, Sent
 
 CLIENTS = 4
-#: What a client waits before each request: what they send leaves the two cores some time for what starts.
-PAUSE_S = 0.05
 #: A version that takes this long to start must make nobody wait (a naive ingress makes some wait for all of it).
 SLOW_START_S = 12
 #: No request may take longer, end to end, whatever changes. The machine has two cores for everything.
@@ -25,7 +24,7 @@ A_FEW = 5
 
 
 class Stream:
-    """A stream that is under way while things change."""
+    """A stream that is under way while things change, until its block ends."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url, self.key = url, key
@@ -33,15 +32,23 @@ class Stream:
         self.version = ""
         self.error = ""
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
 
     def _run(self) -> None:
         body = {"count": 10_000, "every_s": 0.5}
         try:
             with httpx.stream("POST", f"{self.url}/ticks?feature={self.key}", json=body, timeout=30) as response:
                 self.version = response.headers["x-bento-version"]
-                for line in response.iter_lines():
+                for line in filter(None, response.iter_lines()):
                     self.lines.append(line)
                     if self._stop.is_set():
                         return
@@ -49,12 +56,14 @@ class Stream:
         except httpx.HTTPError as error:
             self.error = f"{type(error).__name__}: {error}"
 
-    def assert_whole(self) -> None:
-        """Read one more line, and assert that all came up to it."""
+    def assert_whole(self, seconds: float) -> None:
+        """Read one more line, and assert that all came up to it, for as many seconds at least."""
         self._stop.set()
         self._thread.join(60)
+        assert not self._thread.is_alive(), f"the stream of {self.version} says nothing any more"
         assert self.error == "", f"the stream of {self.version} was cut off after {len(self.lines)} lines"
-        assert [line for line in self.lines if line] == [str(number) for number in range(len(self.lines))]
+        assert self.lines == [str(number) for number in range(len(self.lines))]
+        assert len(self.lines) > seconds, "there are two lines a second, on a busy machine fewer"
 
 
 def key_of(splitter: Splitter, version: str) -> str:
@@ -85,13 +94,10 @@ def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
     deploy({"a": 30})
     cluster.until_ready("probe")
     ingress, main, a = (cluster.pids(name) for name in ("probe", "probe-main", "probe-canary-a"))
-    streams = {version: Stream(cluster.url, key_of(split({"a": 60}), version)) for version in ("main", "a")}
-
-    def make(number: int) -> httpx.Request:
-        time.sleep(PAUSE_S)
-        return httpx.Request("POST", f"{cluster.url}/who?feature={number}", json={})
-
-    with Load(cluster.url, make, clients=CLIENTS) as load:
+    on_main, on_a = (Stream(cluster.url, key_of(split({"a": 60}), version)) for version in ("main", "a"))
+    began = time.monotonic()
+    make = lambda number: httpx.Request("POST", f"{cluster.url}/who?feature={number}", json={})  # noqa: E731
+    with on_main, on_a, Load(cluster.url, make, clients=CLIENTS) as load:
         time.sleep(2)  # the idle baseline
         idle = max(one.took for one in load.sent)
 
@@ -107,16 +113,18 @@ def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
         b = cluster.pids("probe-canary-b")
 
         deploy({"a": 30, "b": 30}, b=slow, a={"PROBE_OTHER": "1"})
-        replaced = lambda: cluster.pids("probe-canary-a", "Probe").isdisjoint(a)  # noqa: E731
+        replaced = lambda: (now := cluster.pids("probe-canary-a", "Probe")) and now.isdisjoint(a)  # noqa: E731
         wait_for(replaced, "a runs with its new environment", 60)
         new_a = cluster.pids("probe-canary-a")
-        streams["a"].assert_whole()
 
         deploy({"b": 30}, b=slow)
         wait_for(lambda: "probe-canary-a" not in split_of(cluster), "a is out of the split", 30)
         time.sleep(3)
         end = time.monotonic()
         assert not wrong(load.sent, split({"b": 30}), end - 1.5)
+        # a's has outlived its replica's replacement, and a itself.
+        for stream in (on_main, on_a):
+            stream.assert_whole(end - began)
 
     longest = load.longest()
     record_property("idle_longest_s", idle)
@@ -125,8 +133,7 @@ def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
     assert not load.failures, f"{len(load.failures)} of {len(load.sent)} failed, the first: {load.failures[0]}"
     assert longest.took < LONGEST_S
     assert_nobody_waited(cluster)
-    streams["main"].assert_whole()
-    assert {key: stream.version for key, stream in streams.items()} == {"main": "main", "a": "a"}
+    assert (on_main.version, on_a.version) == ("main", "a")
     assert cluster.pids("probe") == ingress
     assert cluster.pids("probe-main") == main
     assert cluster.pids("probe-canary-b") == b

@@ -36,7 +36,7 @@ MOST_GROWTH_MIB = 24
 MOST_FILES, MOST_THREADS = 16, 4
 #: Ray's own note every replica that ever was, and each of the last tasks: few of these, in the tests' clusters.
 RAYS_GROWTH_MIB, RAYS_FILES, RAYS_THREADS = 96, 64, 32
-#: The cluster is as users have it, with Serve's own period.
+#: Here replicas go as users' do, with Serve's own period.
 REPLICA_DRAIN_S = 30
 
 

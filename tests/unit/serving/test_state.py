@@ -216,9 +216,10 @@ def test_the_live_file_has_the_weights_that_are_in_force(plan: Plan) -> None:
 
 def test_a_rejected_split_is_told_and_a_running_ingress_is_unhealthy_but_a_fresh_one_failed(plan: Plan) -> None:
     running = live(plan, d=ingress(plan, bad(plan), shape.replica()))
+    refusing = live(plan, d=ingress(plan, bad(plan), shape.replica("UPDATING")))
     fresh = live(plan, d=ingress(plan, bad(plan), shape.replica("STARTING")))
     assert running.rejected == fresh.rejected == "split.weights.a: 140 is not a whole number from 0 to 100"
-    assert (running.status, fresh.status) == ("unhealthy", "failed")
+    assert (running.status, refusing.status, fresh.status) == ("unhealthy", "unhealthy", "failed")
     about = describe(running)
     assert about["split"] == {"rejected": running.rejected}
     assert about["endpoint_urls"] == ["http://127.0.0.1:8000"]
