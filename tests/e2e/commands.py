@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
-#: Commands that start with Ray imported, which takes each two seconds of a core, and a run of the suite has some five
-#: hundred of them. What is ours, and Serve's own script, which reads the environment, each imports for itself.
+#: Commands that start with Ray imported, which takes each two seconds of a core, and a run of the suite has
+#: hundreds of them. What is ours, and Serve's own script, which reads the environment, each imports for itself.
 FORKED = ("ray-canary", "serve")
 PRELOADED = ("ray.serve", "ray.dashboard.modules.serve.sdk", "aiohttp", "prometheus_client.parser", "rich.console")
 
