@@ -23,6 +23,8 @@ from tests.e2e.harness import RealCluster, wait_for
 #: Requests at once that a replica takes.
 CONCURRENCY = 4
 BURST = 500
+#: So long takes a request of a burst that something happens to: hundreds wait yet when all have been sent.
+SLOW_S = 0.1
 
 
 @dataclass
@@ -33,13 +35,15 @@ class Told:
     retry_after: list[str] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
     most: int = 0
+    #: Not yet answered when `meanwhile` was called.
+    waiting: int = 0
     took_s: float = 0.0
 
     def __str__(self) -> str:
         off = self.displaced if self.begun else 0
         return (
             f"{dict(self.counts)}, {len(self.begun)} begun, {len(self.repeated)} twice, at most {self.most} at once, \
-at most {off} places off, {self.took_s:.1f} s"
+at most {off} places off, {self.waiting} waiting at that moment, {self.took_s:.1f} s"
         )
 
     @property
@@ -111,6 +115,7 @@ def burst(
                 await asyncio.sleep(every_s)
             while len(told.statuses) < at:
                 await asyncio.sleep(0.005)
+            told.waiting = count - len(told.statuses)
             meanwhile(tasks)
             await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -268,17 +273,19 @@ def test_streams_at_a_replica_that_is_replaced_hold_no_slot_of_the_new_one(clust
 
 
 def test_a_queue_that_dies_loses_nothing_and_repeats_nothing(cluster: RealCluster) -> None:
-    told = burst(cluster, at=50, meanwhile=lambda tasks: kill(queue_pid(cluster)))
+    told = burst(cluster, count=300, seconds=SLOW_S, at=50, meanwhile=lambda tasks: kill(queue_pid(cluster)))
     print(f"\nqueue killed: {told}")
-    assert told.counts == {200: BURST}
+    assert told.waiting >= 100
+    assert told.counts == {200: 300}
     assert (told.most, told.repeated) == (CONCURRENCY, [])
 
 
 def test_a_replica_that_dies_loses_what_it_had_and_nothing_that_waits(cluster: RealCluster) -> None:
     (pid,) = cluster.pids("probe-main", "Probe")
-    told = burst(cluster, count=300, at=50, meanwhile=lambda tasks: kill(pid))
+    told = burst(cluster, count=300, seconds=SLOW_S, at=50, meanwhile=lambda tasks: kill(pid))
     print(f"\nreplica killed: {told}")
     # What it had, and what was sent to it before anything showed that it was dead.
+    assert told.waiting >= 100
     assert told.counts[502] <= 2 * CONCURRENCY
     assert told.counts[200] + told.counts[502] == 300
     assert (told.most, told.repeated) == (CONCURRENCY, [])
@@ -288,8 +295,9 @@ def test_a_replica_that_dies_loses_what_it_had_and_nothing_that_waits(cluster: R
 def test_an_ingress_replica_that_dies_loses_no_more_than_what_it_had(cluster: RealCluster) -> None:
     """Who is connected to it loses the connection; the others go on, and its slots become free."""
     pids = cluster.pids("probe")
-    told = burst(cluster, count=300, at=50, meanwhile=lambda tasks: kill(min(pids)))
+    told = burst(cluster, count=300, seconds=SLOW_S, at=50, meanwhile=lambda tasks: kill(min(pids)))
     print(f"\ningress killed: {told}")
+    assert told.waiting >= 100
     assert told.counts[200] >= 120
     assert (told.most <= CONCURRENCY, told.repeated) == (True, [])
     wait_for(lambda: len(cluster.pids("probe")) == 2, "the ingress has two replicas again")
