@@ -19,7 +19,14 @@ def make(settings: Settings) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, token=settings.token)
     pages.add(Desk(settings))
-    ui.run_with(app, title="ray-canary", dark=None, storage_secret=secrets.token_urlsafe(32))
+    ui.run_with(
+        app,
+        title="ray-canary",
+        dark=None,
+        storage_secret=secrets.token_urlsafe(32),
+        # A page whose browser is silent for longer is forgotten, with what was filled in there.
+        reconnect_timeout=pages.PATIENCE_S,
+    )
     return app
 
 

@@ -22,21 +22,23 @@ TABS: Final[dict[str, Show]] = {
 
 #: The cookie that keeps whether somebody wants dark or light pages.
 _LOOK: Final = "ray_canary_look"
+#: How long a page may take to be made, seconds, and a browser to answer: a busy cluster says nothing for a while.
+PATIENCE_S: Final = 30.0
 
 
 def add(desk: Desk) -> None:
     """Add the pages to NiceGUI."""
 
-    @ui.page("/", title="Deployments · ray-canary")
+    @ui.page("/", title="Deployments · ray-canary", response_timeout=PATIENCE_S)
     async def listing() -> None:
         with _frame():
             await status.show_all(desk)
 
-    @ui.page("/deployments/{name}")
+    @ui.page("/deployments/{name}", response_timeout=PATIENCE_S)
     async def deployment(name: str) -> None:
         await tab(name, next(iter(TABS)))
 
-    @ui.page("/deployments/{name}/{chosen}")
+    @ui.page("/deployments/{name}/{chosen}", response_timeout=PATIENCE_S)
     async def tab(name: str, chosen: str) -> None:
         ui.page_title(f"{name} {chosen} · ray-canary")
         with _frame(name, chosen):
@@ -71,10 +73,12 @@ def _frame(name: str | None = None, chosen: str | None = None) -> Iterator[None]
         ui.space()
 
         async def switch() -> None:
-            now = not await ui.run_javascript("document.body.classList.contains('body--dark')")
+            is_dark = "document.body.classList.contains('body--dark')"
+            now = not await ui.run_javascript(is_dark, timeout=PATIENCE_S)
+            cookie = f"{_LOOK}={'dark' if now else 'light'}; path=/; max-age=31536000; samesite=strict"
+            # Before the page changes: who has seen that it did may leave at once.
+            await ui.run_javascript(f"document.cookie = '{cookie}'", timeout=PATIENCE_S)
             dark.set_value(now)
-            look = "dark" if now else "light"
-            ui.run_javascript(f"document.cookie = '{_LOOK}={look}; path=/; max-age=31536000; samesite=strict'")
 
         ui.button(icon="contrast", on_click=switch).props('flat round aria-label="Light or dark"')
     with ui.column().classes("w-full max-w-screen-xl mx-auto gap-4").props('role="main"'):
