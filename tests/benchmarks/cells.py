@@ -25,6 +25,7 @@ SIXTEEN = "ray-canary, 16 versions"
 IN_TWO = "ray-canary, 16 versions in 2 processes"
 HEADER = "ray-canary, by header"
 QUERY = "ray-canary, by query"
+KEYED_16 = "ray-canary, by header, 16 versions in 2 processes"
 HANDLE = "ray-canary, by handle"
 UNMETERED = "ray-canary, no metrics"
 ONE_INGRESS = "ray-canary, 1 ingress replica"
@@ -40,6 +41,7 @@ STREAM, TOKEN = "a stream as fast as it goes", "a stream with a chunk every 5 ms
 TOKENS = "8 streams, a chunk every 5 ms"
 TOKEN_STREAMS, TOKEN_EVERY_S = 8, 0.005
 METERED = f"{AT_32}, with and without metrics"
+WITH_KEYS = f"{AT_32}, with keys"
 IDLE = "nobody asks"
 
 
@@ -149,8 +151,14 @@ def _splits(home: Path, folder: Path) -> Iterator[Sides]:
         applications.deployment("handle", 2, transport="handle"),
     )
     plans = [sixteen, *(applications.plan(home, file) for file in files)]
-    shared = applications.ingress_sharing(applications.plan(home, applications.deployment("shared", 16)), 2)
-    configs = [*applications.versions(sixteen), *map(applications.ingress, plans), shared]
+    shared = [
+        applications.ingress_sharing(applications.plan(home, file), 2)
+        for file in (
+            applications.deployment("shared", 16),
+            applications.deployment("shared-header", 16, route_type="header"),
+        )
+    ]
+    configs = [*applications.versions(sixteen), *map(applications.ingress, plans), *shared]
     with serving(home, configs, haproxy=True) as on_ray:
         yield {
             TWO: on_ray.canary("canary2", _names(2)),
@@ -159,6 +167,7 @@ def _splits(home: Path, folder: Path) -> Iterator[Sides]:
             QUERY: on_ray.canary("query", _names(2)),
             HANDLE: on_ray.canary("handle", _names(2), "handle"),
             IN_TWO: on_ray.canary("shared", _names(2)),
+            KEYED_16: on_ray.canary("shared-header", _names(2)),
         }
 
 
@@ -168,7 +177,7 @@ _SPLITS = Stage(
     (
         _idle(TWO, SIXTEEN),
         _wrk(AT_32, (TWO, SIXTEEN, IN_TWO, HANDLE), Load(32)),
-        _wrk(f"{AT_32}, with keys", (TWO, HEADER, QUERY), Load(32, keyed=True)),
+        _wrk(WITH_KEYS, (TWO, HEADER, QUERY, KEYED_16), Load(32, keyed=True)),
         _wrk(AT_1, (TWO, HANDLE), Load(1)),
     ),
 )

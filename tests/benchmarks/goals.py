@@ -137,6 +137,7 @@ def verdicts(results: Results) -> list[Verdict]:
         _merged(results, cells.TOKEN),
         _merged(results, cells.TOKENS),
         _sixteen(results),
+        _sixteen_with_keys(results),
         _memory(results),
         _more_ingress(results),
         _metrics(results),
@@ -166,6 +167,17 @@ def _sixteen(results: Results) -> Verdict:
         "All 16 processes run at either side; those that get no request are in all else, so that the versions' part "
         "and that of all else belong together here. What a choice between 16 costs the ingress shows in its own part. "
         f"{_costs(results, 'splits', cells.AT_32, cells.TWO, cells.SIXTEEN, cells.IN_TWO)}"
+    )
+    return replace(found, why=why)
+
+
+def _sixteen_with_keys(results: Results) -> Verdict:
+    goal = f"requests/s with 16 versions in 2 processes against 2, by header, {cells.WITH_KEYS}: at least 0.95"
+    sides = cells.KEYED_16, cells.HEADER
+    found = _Compared(results, "splits", cells.WITH_KEYS, Figure.RATE, *sides).ratio("4", goal, 0.95)
+    why = (
+        "With a key, a choice hashes it once for every version, which is a hundredth of what the ingress does for a "
+        f"request, the first table says. {_costs(results, 'splits', cells.WITH_KEYS, *reversed(sides))}"
     )
     return replace(found, why=why)
 

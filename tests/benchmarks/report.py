@@ -19,7 +19,8 @@ Each side answers on loopback of the same machine, where the load comes from too
 with one thread, and a small client in Python for streams. The sides of a row get their load one after the other,
 {rounds} rounds of {seconds} s for each, after a second that doesn't count. So all of them meet the same noise, and
 **the ratios are what counts**: absolute numbers belong to this machine. Logs, access logs included, are as each has
-them by default. How fast the machine was at that hour, the first table shows: it is the same Python each time.
+them by default. Every process has niceness 0: Ray's own default, 15, would let nginx, wrk and `bentoml serve` go
+first. How fast the machine was at that hour, the first table shows: it is the same Python each time.
 
 Each field of a table has the median of the rounds, the least and the greatest, and the ratio of the median to that of
 the first column. CPU-seconds are those of the processes' own clocks, with what they do when nobody asks; the busy

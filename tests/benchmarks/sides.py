@@ -13,7 +13,7 @@ from ray_canary.serving.compile import INGRESS_DEPLOYMENT, Config
 from tests.benchmarks import applications
 from tests.benchmarks.meter import Side
 from tests.benchmarks.settings import ROOT
-from tests.e2e.harness import AUTH, wait_for
+from tests.e2e.harness import AUTH, EVEN, wait_for
 
 #: Added to the ports of the end-to-end tests.
 OFFSET = 200
@@ -114,6 +114,7 @@ def _settings(home: Path, *, haproxy: bool) -> local.Local:
         arguments=(f"--dashboard-agent-listen-port={26365 + OFFSET}",),
         environment={
             **AUTH,
+            **EVEN,  # As nginx, wrk and `bentoml serve` have it.
             "PYTHONPATH": str(ROOT),
             "BENTOML_HOME": str(home),
             "BENTOML_DO_NOT_TRACK": "True",
