@@ -11,11 +11,11 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from tests.e2e.deployments import OFFSET
-from tests.e2e.harness import RealCluster, wait_for
+from tests.e2e.harness import PATIENCE, RealCluster, wait_for
 
 PORT = 8390 + OFFSET
 #: Milliseconds that a page may take to show what it should, on a busy machine.
-PATIENCE_MS = 60_000
+PATIENCE_MS = 60_000 * PATIENCE
 
 
 @contextmanager

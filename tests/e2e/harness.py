@@ -32,6 +32,8 @@ EVEN = {"RAY_worker_niceness": "0"}
 
 #: The seconds that a test gives something to happen are those of a quiet machine; a busy one was four times slower.
 PATIENCE = 4
+#: The longest that a command may take, seconds: less than a whole test may.
+LONGEST_COMMAND_S = 800
 #: How often to look while processes start and end, each of which takes seconds.
 LOOK_EVERY_S = 0.5
 
@@ -97,8 +99,11 @@ class RealCluster:
         }
 
     def run(self, *command: str, code: int | None = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
-        """Run a command as a user would; `code` is the exit code that it must have (None: any)."""
-        done = commands.run(command, self.environment, self.work, timeout_s)
+        """Run a command as a user would; `code` is the exit code that it must have (None: any).
+
+        `timeout_s` is for a quiet machine, as in `wait_for`.
+        """
+        done = commands.run(command, self.environment, self.work, min(timeout_s * PATIENCE, LONGEST_COMMAND_S))
         assert code is None or done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -151,7 +156,9 @@ class RealCluster:
     def metrics(self) -> list[Sample]:
         """Read every sample of ours from the Prometheus endpoints of this cluster's nodes."""
         found = json.loads((self.session / "prom_metrics_service_discovery.json").read_text())
-        pages = [httpx.get(f"http://{target}/metrics").text for group in found for target in group["targets"]]
+        pages = [
+            httpx.get(f"http://{target}/metrics", timeout=60).text for group in found for target in group["targets"]
+        ]
         families = (family for page in pages for family in text_string_to_metric_families(page))
         return [sample for family in families for sample in family.samples if sample.name.startswith("ray_canary_")]
 

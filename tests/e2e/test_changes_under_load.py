@@ -118,10 +118,11 @@ def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
         new_a = cluster.pids("probe-canary-a")
 
         deploy({"b": 30}, b=slow)
-        wait_for(lambda: "probe-canary-a" not in split_of(cluster), "a is out of the split", 30)
-        time.sleep(3)
+        wait_for(lambda: in_force(cluster, {"main": 70, "b": 30}), "a is out of the split", 30)
+        out = time.monotonic()
+        wait_for(lambda: sum(one.at >= out for one in list(load.sent)) >= 100, "requests after that", 30)
         end = time.monotonic()
-        assert not wrong(load.sent, split({"b": 30}), end - 1.5)
+        assert not wrong(load.sent, split({"b": 30}), out)
         # a's has outlived its replica's replacement, and a itself.
         for stream in (on_main, on_a):
             stream.assert_whole(end - began)
@@ -161,7 +162,9 @@ def assert_nobody_waited(cluster: RealCluster) -> None:
     assert (waited - counted["0.25"]).total() <= max(A_FEW, sent.total() / 1000)
 
 
-def split_of(cluster: RealCluster) -> list[str]:
-    """Return the applications that the ingress sends requests to."""
+def in_force(cluster: RealCluster, shares: dict[str, int]) -> bool:
+    """Whether every ingress replica splits so: the controller has told them, and each of them has said that it does."""
     live = cluster.state().live()["probe"]
-    return [str(target.application) for target in live.settings.targets.values()]
+    ingress = live.ingress.deployments["Ingress"]
+    taken = ingress.user_config == live.user_config and ingress.status == "HEALTHY" and ingress.settled
+    return taken and live.settings.split.shares() == shares

@@ -13,7 +13,7 @@ from tests.e2e.deployments import probe
 from tests.e2e.harness import RealCluster, wait_for
 
 #: Seconds to the first byte of a response; and those that a replica takes to start, at least.
-TIMEOUT_S, START_S = 2, 4
+TIMEOUT_S, START_S = 4, 6
 FIRST = 50
 
 

@@ -15,7 +15,7 @@ from ray_canary.errors import ClusterError
 from ray_canary.serving import local
 from ray_canary.serving.cluster import Cluster
 from tests.e2e.deployments import OFFSET
-from tests.e2e.harness import wait_for
+from tests.e2e.harness import PATIENCE, wait_for
 
 
 def settings(number: int) -> local.Local:
@@ -89,7 +89,7 @@ def test_two_clusters_live_side_by_side_and_each_ends_alone_and_wholly() -> None
         assert {"gcs_server", "raylet"} <= names(1)
         assert local.down(one.name) >= len(before)
         assert not local.runs(one.name)
-        _, alive = psutil.wait_procs(before, timeout=5)
+        _, alive = psutil.wait_procs(before, timeout=5 * PATIENCE)
         assert not alive
         assert not [port for port in one.ports() if listens(port)]
         assert others <= {process.pid for process in processes(2)}, "the other cluster goes on"

@@ -23,8 +23,9 @@ from tests.e2e.harness import RealCluster, wait_for
 #: Requests at once that a replica takes.
 CONCURRENCY = 4
 BURST = 500
-#: So long takes a request of a burst that something happens to: hundreds wait yet when all have been sent.
-SLOW_S = 0.1
+#: How many requests a burst has that something happens to, and how long each takes, seconds: when all have been sent,
+#: most of them wait yet.
+SLOW, SLOW_S = 200, 0.2
 
 
 @dataclass
@@ -155,7 +156,7 @@ def is_queue(process: psutil.Process) -> bool:
 
 
 def test_a_burst_is_answered_whole_and_never_more_at_once_than_concurrency(cluster: RealCluster) -> None:
-    told = burst(cluster)
+    told = burst(cluster, seconds=0.05)
     print(f"\nburst: {told}")
     assert told.counts == {200: BURST}
     assert told.most == CONCURRENCY
@@ -163,15 +164,15 @@ def test_a_burst_is_answered_whole_and_never_more_at_once_than_concurrency(clust
 
 
 def test_requests_begin_in_the_order_of_their_arrival_at_whichever_ingress_replica(cluster: RealCluster) -> None:
-    """They are sent 20 ms apart, and queue up.
+    """They are sent 0.1 s apart, and queue up.
 
     Two that arrive at different ingress replicas within a few milliseconds may change places, and each replica of the
-    ingress is as late as its event loop is busy: hence the tolerance, of 0.4 s on a busy machine of two cores.
+    ingress is as late as its event loop is busy: hence the tolerance, of 1 s on a busy machine of two cores.
     """
-    told = burst(cluster, count=200, every_s=0.02, seconds=0.12)
+    told = burst(cluster, count=100, every_s=0.1, seconds=0.5)
     print(f"\norder: {told}")
-    assert told.counts == {200: 200}
-    assert told.displaced <= 20
+    assert told.counts == {200: 100}
+    assert told.displaced <= 10
     assert told.most == CONCURRENCY
 
 
@@ -208,6 +209,8 @@ def replace(cluster: RealCluster, file: dict[str, Any]) -> None:
     cluster.serve_deploy(cluster.build(file))
     wait_for(lambda: (now := cluster.pids("probe-main", "Probe")) and not now & before, "main is replaced", 90)
     cluster.until_ready("probe")
+    # Each ingress replica hears of it by itself.
+    wait_for(lambda: not {numbers(cluster)["pid"] for _ in range(20)} & before, "only new replicas answer", 20)
 
 
 # Bounds --------------------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ def replace(cluster: RealCluster, file: dict[str, Any]) -> None:
 def test_a_full_queue_is_a_429_and_one_whose_time_is_over_a_504_that_frees_its_slot(cluster: RealCluster) -> None:
     file = queued()
     file["ray"]["queue"] = {"max_depth": 10}
-    file["services"]["Probe"]["config_overrides"]["traffic"]["timeout"] = 2
+    file["services"]["Probe"]["config_overrides"]["traffic"]["timeout"] = 5
     replace(cluster, file)
     told = burst(cluster, count=40, seconds=60)
     print(f"\nfull: {told}")
@@ -253,7 +256,7 @@ METRICS = {
 def metric_names(cluster: RealCluster) -> set[str]:
     try:
         return {sample.name for sample in cluster.metrics()}
-    except httpx.ConnectError:
+    except httpx.HTTPError:
         return set()  # A node's agent is busy starting again.
 
 
@@ -273,21 +276,21 @@ def test_streams_at_a_replica_that_is_replaced_hold_no_slot_of_the_new_one(clust
 
 
 def test_a_queue_that_dies_loses_nothing_and_repeats_nothing(cluster: RealCluster) -> None:
-    told = burst(cluster, count=300, seconds=SLOW_S, at=50, meanwhile=lambda tasks: kill(queue_pid(cluster)))
+    told = burst(cluster, count=SLOW, seconds=SLOW_S, at=20, meanwhile=lambda tasks: kill(queue_pid(cluster)))
     print(f"\nqueue killed: {told}")
-    assert told.waiting >= 100
-    assert told.counts == {200: 300}
+    assert told.waiting >= SLOW / 3
+    assert told.counts == {200: SLOW}
     assert (told.most, told.repeated) == (CONCURRENCY, [])
 
 
 def test_a_replica_that_dies_loses_what_it_had_and_nothing_that_waits(cluster: RealCluster) -> None:
     (pid,) = cluster.pids("probe-main", "Probe")
-    told = burst(cluster, count=300, seconds=SLOW_S, at=50, meanwhile=lambda tasks: kill(pid))
+    told = burst(cluster, count=SLOW, seconds=SLOW_S, at=20, meanwhile=lambda tasks: kill(pid))
     print(f"\nreplica killed: {told}")
     # What it had, and what was sent to it before anything showed that it was dead.
-    assert told.waiting >= 100
+    assert told.waiting >= SLOW / 3
     assert told.counts[502] <= 2 * CONCURRENCY
-    assert told.counts[200] + told.counts[502] == 300
+    assert told.counts[200] + told.counts[502] == SLOW
     assert (told.most, told.repeated) == (CONCURRENCY, [])
     cluster.until_ready("probe")
 
@@ -295,11 +298,12 @@ def test_a_replica_that_dies_loses_what_it_had_and_nothing_that_waits(cluster: R
 def test_an_ingress_replica_that_dies_loses_no_more_than_what_it_had(cluster: RealCluster) -> None:
     """Who is connected to it loses the connection; the others go on, and its slots become free."""
     pids = cluster.pids("probe")
-    told = burst(cluster, count=300, seconds=SLOW_S, at=50, meanwhile=lambda tasks: kill(min(pids)))
+    told = burst(cluster, count=SLOW, seconds=SLOW_S, at=20, meanwhile=lambda tasks: kill(min(pids)))
     print(f"\ningress killed: {told}")
-    assert told.waiting >= 100
-    assert told.counts[200] >= 120
+    assert told.waiting >= SLOW / 3
+    assert told.counts[200] >= 0.4 * SLOW
     assert (told.most <= CONCURRENCY, told.repeated) == (True, [])
-    wait_for(lambda: len(cluster.pids("probe")) == 2, "the ingress has two replicas again")
+    two = lambda: len(now := cluster.pids("probe")) == 2 and min(pids) not in now  # noqa: E731
+    wait_for(two, "the ingress has two replicas again")
     cluster.until_ready("probe")
     assert burst(cluster, count=20).counts == {200: 20}

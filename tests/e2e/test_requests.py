@@ -26,12 +26,12 @@ from tests.e2e.test_changes_under_load import key_of, split
 
 MAX_BODY = 30_000_000
 #: `a`'s seconds to the first byte of a response.
-TIMEOUT_S = 2
+TIMEOUT_S = 4
 SECOND = "/second/deep"
 #: How long a request to `second` may wait for a replica, and how many requests a replica there takes at once.
 WAIT_S, PLACES = 0.7, 2
-#: What the shared machine may add to a time that is measured.
-SLACK_S = 1.0
+#: What the shared machine may add to a time that is measured; less than what would go on otherwise: 20 s or a minute.
+SLACK_S = 3.0
 
 HEADER = "X-User-ID"
 MAIN, A = ({HEADER: key_of(split({"a": 30}), version)} for version in ("main", "a"))
@@ -252,6 +252,12 @@ def test_a_client_that_expects_100_continue_gets_it_before_it_sends_the_body(clu
 
 
 def test_each_piece_of_a_stream_arrives_when_it_is_sent(client: httpx.Client) -> None:
+    """What is held back is late every time; where a busy machine is, it isn't the next time."""
+    wait_for(lambda: latest_piece(client) < 0.25, "each piece arrives at once", 10)
+
+
+def latest_piece(client: httpx.Client) -> float:
+    """Return by how many seconds the latest piece of a stream was late."""
     arrived: list[float] = []
     sent: list[float] = []
     with client.stream("GET", "/web/stamps", params={"count": 6, "every_s": 0.3}) as response:
@@ -260,17 +266,17 @@ def test_each_piece_of_a_stream_arrives_when_it_is_sent(client: httpx.Client) ->
             sent.append(float(line))
     assert len(sent) == 6
     assert arrived[0] < sent[-1], "the first piece came only when the Bento was done"
-    late = [there - here for here, there in zip(sent, arrived, strict=True)]
-    assert max(late) < 0.25
+    return max(there - here for here, there in zip(sent, arrived, strict=True))
 
 
 def test_an_api_streams_too(client: httpx.Client) -> None:
-    with client.stream("POST", "/ticks", json={"count": 3, "every_s": 0.4}) as response:
-        lines = response.iter_lines()
-        assert next(lines) == "0"
-        with httpx.Client(base_url=str(client.base_url), headers=MAIN) as other:
+    with httpx.Client(base_url=str(client.base_url), headers=MAIN, timeout=30) as other:
+        assert busy(other) == 0
+        with client.stream("POST", "/ticks", json={"count": 3, "every_s": 1}) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "0"
             assert busy(other) == 1, "the Bento was done when the first piece came"
-        assert list(lines) == ["1", "2"]
+            assert list(lines) == ["1", "2"]
 
 
 # A client that leaves -------------------------------------------------------------------------------------------------
@@ -469,7 +475,7 @@ def test_a_request_that_takes_too_long_is_answered_504_and_its_work_ends(client:
 
 
 def test_a_response_that_began_in_time_may_take_longer_than_the_timeout(client: httpx.Client) -> None:
-    response = client.post("/ticks", json={"count": 5, "every_s": 0.6}, headers=A)
+    response = client.post("/ticks", json={"count": 5, "every_s": 1.1}, headers=A)
     assert response.text.split() == ["0", "1", "2", "3", "4"]
     assert response.elapsed.total_seconds() > TIMEOUT_S
 

@@ -15,7 +15,8 @@ import yaml
 from ray_canary.serving.cluster import Cluster
 from ray_canary.splitter import Splitter
 from tests.e2e import commands
-from tests.e2e.harness import RealCluster, wait_for
+from tests.e2e.harness import LONGEST_COMMAND_S, RealCluster, wait_for
+from tests.e2e.load import Sent
 from tests.e2e.test_lifecycle import (
     all_pids,
     build_light,
@@ -151,18 +152,18 @@ def test_a_bad_weight_change_is_rolled_back_by_one_command_and_reaches_the_last_
     late = [one for one in load.sent if one.at > done and one.version != expected.choose(one.key.encode())]
     assert not late, f"{len(late)} met the old weights after the command had ended: {late[0]}"
     since = max(one.at for one in load.sent if one.version != expected.choose(one.key.encode()))
-    first = min(one.at for one in load.sent if one.at < done and is_back(load.sent, one, expected))
+    first = min(one.at + one.took for one in load.sent if one.at < done and is_back(one, expected))
     assert since - first < 1.0, f"{since - first:.2f} s from the first answer with the old weights to the last without"
     assert active(shared) == (number or 0) + 1
     assert weights(shared) == {"main": 80, "a": 10, "b": 10}
     shared.clear()
 
 
-def is_back(sent: list[Any], one: Any, expected: Any) -> bool:
+def is_back(one: Sent, expected: Splitter) -> bool:
     """Whether a request's key is one that the bad weights gave to a, and was answered by another version again."""
     bad = splitter({"a": 80, "b": 10})
     right = expected.choose(one.key.encode())
-    return bool(bad.choose(one.key.encode()) != right and one.version == right)
+    return bad.choose(one.key.encode()) != right and one.version == right and one.reason == "keyed"
 
 
 def test_revisions_survive_a_restart_of_serve_and_bring_a_deleted_deployment_back(shared: RealCluster) -> None:
@@ -233,7 +234,9 @@ def first_since(cluster: RealCluster, count: int) -> int:
 def kill_after(cluster: RealCluster, command: list[str], step: int) -> bool:
     """Run `ray-canary`, kill it once it has submitted `step` times, and return whether that was before its end."""
     line = ("ray-canary", *command)
-    done = commands.run(line, cluster.environment, cluster.work, timeout_s=180, first=partial(_count_submits, step))
+    done = commands.run(
+        line, cluster.environment, cluster.work, timeout_s=LONGEST_COMMAND_S, first=partial(_count_submits, step)
+    )
     assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
     return done.returncode != 0
 

@@ -29,6 +29,8 @@ OPEN = "/open"
 REVOKED_WITHIN_S = 1.0
 #: Requests that surely meet both ingress replicas.
 MANY = 40
+#: A second is kept unless a process stands still for half of it, as on a busy machine; not three times in a row.
+ATTEMPTS = 3
 #: Every text that must not be found in any log or API: those who use another one add it here.
 SECRETS: set[str] = set()
 
@@ -134,12 +136,12 @@ def test_another_deployments_token_is_refused_and_one_for_all_is_not(
 
 
 def test_an_expired_token_is_refused_from_that_moment_on(cluster: RealCluster) -> None:
-    issued = access.create_token(expires_in=3, address=cluster.local.address)
+    issued = access.create_token(expires_in=8, address=cluster.local.address)
     SECRETS.add(issued.text.split("_", 2)[2])
     wait_for(lambda: get(cluster, "/livez", bearer(issued.text)).status_code == 200, "it counts", 2)
     end = issued.token.expires_at
     assert end is not None
-    wait_for(lambda: time.time() > end, "its time is over", 5, every_s=0.01)
+    wait_for(lambda: time.time() > end, "its time is over", 10, every_s=0.01)
     for _ in range(MANY):
         assert_refused(get(cluster, "/livez", bearer(issued.text)), 401, "has expired")
 
@@ -148,8 +150,18 @@ def test_a_revoked_token_is_refused_within_a_second_on_every_replica_and_nothing
     cluster: RealCluster,
 ) -> None:
     before = replicas(cluster)
+    late = [late_after_revocation(cluster)]
+    while late[-1] and len(late) < ATTEMPTS:
+        late.append(late_after_revocation(cluster))
+    assert not late[-1], late
+    assert replicas(cluster) == before
+
+
+def late_after_revocation(cluster: RealCluster) -> str:
+    """Revoke a token, and say what came too late: that it counted, or that it no longer did."""
     token = new_token(cluster, "--name", "leaked")
-    assert all(get(cluster, "/livez", bearer(token)).status_code == 200 for _ in range(MANY))
+    if not all(get(cluster, "/livez", bearer(token)).status_code == 200 for _ in range(MANY)):
+        return "it didn't count everywhere when `token create` ended"
     access.revoke_token(token, address=cluster.local.address)
     revoked = time.monotonic()
     with ThreadPoolExecutor(4) as clients, httpx.Client(base_url=cluster.url, headers=bearer(token)) as http:
@@ -159,14 +171,13 @@ def test_a_revoked_token_is_refused_within_a_second_on_every_replica_and_nothing
             return sent, http.get("/livez").status_code
 
         answers: list[tuple[float, int]] = []
-        while time.monotonic() < revoked + REVOKED_WITHIN_S + 0.5:
+        while not answers or answers[-1][0] < revoked + REVOKED_WITHIN_S + 0.5:
             answers += clients.map(ask, range(8))
     last = max((sent - revoked for sent, status in answers if status == 200), default=0.0)
     print(f"the last request with a revoked token got in {last:.2f} s after it, of {len(answers)}")
-    late = {status for sent, status in answers if sent > revoked + REVOKED_WITHIN_S}
     assert {status for _, status in answers} <= {200, 401}
-    assert late == {401}
-    assert replicas(cluster) == before
+    wait_for(lambda: get(cluster, "/livez", bearer(token)).status_code == 401, "it no longer counts", 5)
+    return f"it counted {last:.2f} s after it had been revoked" if last > REVOKED_WITHIN_S else ""
 
 
 def test_the_bento_never_sees_a_token_but_its_own_authorization(cluster: RealCluster, token: str) -> None:
@@ -183,11 +194,12 @@ def test_the_bento_never_sees_a_token_but_its_own_authorization(cluster: RealClu
 def test_bentomls_own_client_takes_a_token(cluster: RealCluster, token: str) -> None:
     script = (
         "import sys, bentoml\n"
-        "with bentoml.SyncHTTPClient(sys.argv[1], token=sys.argv[2], server_ready_timeout=2) as client:\n"
+        "url, token, wait_s = sys.argv[1:]\n"
+        "with bentoml.SyncHTTPClient(url, token=token, server_ready_timeout=int(wait_s)) as client:\n"
         "    print(client.env(name='PROBE_NAME'))\n"
     )
-    assert cluster.run(sys.executable, "-c", script, cluster.url, token).stdout.strip() == "main"
-    done = cluster.run(sys.executable, "-c", script, cluster.url, token[:-2], code=1)
+    assert cluster.run(sys.executable, "-c", script, cluster.url, token, "60").stdout.strip() == "main"
+    done = cluster.run(sys.executable, "-c", script, cluster.url, token[:-2], "2", code=1)
     assert "Server is not ready after 2 seconds" in done.stderr  # whatever /readyz answers, 401 here
 
 

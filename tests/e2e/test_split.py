@@ -251,7 +251,8 @@ def test_the_metrics_say_what_was_answered_and_what_the_split_is(scrape: Callabl
     assert missing == {("probe",): requests["no-key",]}
     waits = total(samples, "ray_canary_target_wait_seconds_count")
     quick = [one for one in samples if one.name.endswith("_wait_seconds_bucket") and one.labels["le"] == "0.25"]
-    assert sum(sample.value for sample in quick) == waits[()] <= sum(requests.values())
+    # A busy machine may hold one of hundreds up. Who waits in vain is main's, and that was nobody: see above.
+    assert 0.99 * waits[()] - 1 <= sum(sample.value for sample in quick) <= waits[()] <= sum(requests.values())
     served = total(samples, "ray_canary_requests_total", "bento_version", "bento", "route_type")
     for name in ("ray_canary_request_duration_seconds_count", "ray_canary_first_byte_seconds_count"):
         assert total(samples, name, "bento_version", "bento", "route_type") == served

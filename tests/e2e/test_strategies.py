@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from ray_canary.errors import ClusterError
 from ray_canary.serving.cluster import Cluster
 from ray_canary.serving.http_connection import GOES, introduction
 from tests.e2e.conftest import DIRECT_PORTS
@@ -73,7 +74,11 @@ class Samples:
         cluster = Cluster(self.address)
         while not self._stop.wait(0.2):
             at = time.monotonic()
-            for name, application in cluster.state().applications.items():
+            try:
+                applications = cluster.state().applications
+            except ClusterError:
+                continue  # Nobody answered in time; the next look says more.
+            for name, application in applications.items():
                 states = [replica.state for one in application.deployments.values() for replica in one.replicas]
                 if application.deployments:  # While an application is rebuilt, Serve lists none of them.
                     sample = Sample(at, states.count("RUNNING"), len(states) - states.count("STOPPING"))
@@ -209,7 +214,7 @@ def port_of(pid: int) -> int:
 
 
 def until_refused(ask: Callable[[], bytes]) -> Iterator[bytes]:
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, TimeoutError):
         while True:
             yield ask()
 
@@ -285,9 +290,10 @@ def test_a_version_has_the_replicas_for_its_new_share_before_the_first_request_o
     assert all(new.choose(one.key.encode()) == one.version for one in moved)
     first = min(one.at + one.took for one in moved)
     replicas = samples.found["scaled-canary-a"]
-    ready = next(one.at for one in replicas if one.ready >= 4)
     assert replicas[0].ready == 1
-    assert ready < first, f"the 4th replica was seen {ready - first:.2f} s after the first request of the new share"
+    ready = [one.ready for one in replicas if one.at >= first]
+    assert ready, "the replicas were looked at afterwards"
+    assert min(ready) >= 4, f"{ready[0]} replicas were ready after the first request of the new share"
     assert least(cluster, "a") == 1, "the floor is gone"
     after = all_pids(cluster)
     assert before["scaled-canary-a"] < after["scaled-canary-a"]
