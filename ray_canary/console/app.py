@@ -24,7 +24,7 @@ def make(settings: Settings) -> FastAPI:
         title="ray-canary",
         dark=None,
         storage_secret=secrets.token_urlsafe(32),
-        # A page whose browser is silent for longer is forgotten, with what was filled in there.
+        # Seconds after a lost connection until a page is forgotten, with what was filled in there.
         reconnect_timeout=pages.PATIENCE_S,
     )
     return app

@@ -171,7 +171,7 @@ def test_deploy_may_not_wait_and_does_not_wait_longer_than_it_may(cluster: RealC
     assert "quick deployed: it is not ready yet" in said.stdout
     said = cluster.canary("deploy", "-f", path)
     assert f"quick deployed: {cluster.url}/quick" in said.stdout
-    wait_for(lambda: who(f"{cluster.url}/quick", "x").status_code == 200, "HAProxy has its route", 20)
+    wait_for(lambda: who(f"{cluster.url}/quick", "x").status_code == 200, "HAProxy has its route", 5)
     cluster.canary("delete", "quick", "--wait")
     assert "quick" not in cluster.state().applications
 

@@ -253,7 +253,7 @@ def test_a_client_that_expects_100_continue_gets_it_before_it_sends_the_body(clu
 
 def test_each_piece_of_a_stream_arrives_when_it_is_sent(client: httpx.Client) -> None:
     """What is held back is late every time; where a busy machine is, it isn't the next time."""
-    wait_for(lambda: latest_piece(client) < 0.25, "each piece arrives at once", 10)
+    assert any(latest_piece(client) < 0.25 for _ in range(3))
 
 
 def latest_piece(client: httpx.Client) -> float:

@@ -29,8 +29,8 @@ OPEN = "/open"
 REVOKED_WITHIN_S = 1.0
 #: Requests that surely meet both ingress replicas.
 MANY = 40
-#: A second is kept unless a process stands still for half of it, as on a busy machine; not three times in a row.
-ATTEMPTS = 3
+#: A second is kept unless a process stands still for half of it, as on a busy machine; so two of three attempts count.
+ATTEMPTS, IN_TIME = 3, 2
 #: Every text that must not be found in any log or API: those who use another one add it here.
 SECRETS: set[str] = set()
 
@@ -99,12 +99,12 @@ def assert_refused(response: httpx.Response, status: int, told: str) -> None:
 @pytest.mark.parametrize("path", [*SYSTEM_PATHS, "/who", "/web/echo", "/static_content/x", "/no/such/path"])
 def test_without_a_token_no_path_is_answered(cluster: RealCluster, path: str) -> None:
     assert_refused(get(cluster, path), 401, "needs an access token")
-    assert_refused(httpx.post(f"{cluster.url}{path}", json={}), 401, "needs an access token")
+    assert_refused(httpx.post(f"{cluster.url}{path}", json={}, timeout=30), 401, "needs an access token")
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"])
 def test_without_a_token_no_method_is_answered(cluster: RealCluster, method: str) -> None:
-    assert httpx.request(method, f"{cluster.url}/web/echo").status_code in (401, 405)
+    assert httpx.request(method, f"{cluster.url}/web/echo", timeout=30).status_code in (401, 405)
 
 
 @pytest.mark.parametrize("path", SYSTEM_PATHS[1:])
@@ -123,7 +123,7 @@ def test_a_wrong_token_is_refused(cluster: RealCluster, token: str) -> None:
 def test_two_authorization_headers_are_refused_even_if_one_is_right(cluster: RealCluster, token: str) -> None:
     twice = [("Authorization", f"Bearer {token}"), ("Authorization", "Bearer x")]
     for headers in (twice, twice[::-1]):
-        response = httpx.get(f"{cluster.url}/livez", headers=headers)
+        response = httpx.get(f"{cluster.url}/livez", headers=headers, timeout=30)
         assert response.status_code == 401, response.text
 
 
@@ -150,10 +150,10 @@ def test_a_revoked_token_is_refused_within_a_second_on_every_replica_and_nothing
     cluster: RealCluster,
 ) -> None:
     before = replicas(cluster)
-    late = [late_after_revocation(cluster)]
-    while late[-1] and len(late) < ATTEMPTS:
+    late: list[str] = []
+    while len(late) < ATTEMPTS and late.count("") < IN_TIME:
         late.append(late_after_revocation(cluster))
-    assert not late[-1], late
+    assert late.count("") >= IN_TIME, late
     assert replicas(cluster) == before
 
 
@@ -164,7 +164,10 @@ def late_after_revocation(cluster: RealCluster) -> str:
         return "it didn't count everywhere when `token create` ended"
     access.revoke_token(token, address=cluster.local.address)
     revoked = time.monotonic()
-    with ThreadPoolExecutor(4) as clients, httpx.Client(base_url=cluster.url, headers=bearer(token)) as http:
+    with (
+        ThreadPoolExecutor(4) as clients,
+        httpx.Client(base_url=cluster.url, headers=bearer(token), timeout=30) as http,
+    ):
 
         def ask(_: int) -> tuple[float, int]:
             sent = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ray_canary.serving.access import TokenWatch
+from ray_canary.serving.access import READ_EVERY_S, TokenWatch
 from ray_canary.serving.http import Message
 from ray_canary.serving.store import Record
 from ray_canary.serving.wire import HeaderList
@@ -35,6 +35,10 @@ REFUSED: Mapping[str, tuple[HeaderList, int, str]] = {
     "two": ([(b"authorization", f"Bearer {ALL_TEXT}".encode())] * 2, 401, "more than one Authorization header"),
 }
 refused = pytest.mark.parametrize(("headers", "status", "told"), REFUSED.values(), ids=REFUSED)
+
+
+def test_a_replica_reads_the_tokens_twice_in_the_second_within_which_a_revoked_one_is_refused() -> None:
+    assert READ_EVERY_S <= 0.5
 
 
 def bearer(text: str) -> HeaderList:
