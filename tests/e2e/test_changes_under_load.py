@@ -120,10 +120,9 @@ def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
         put = deploy({"b": 30}, b=slow)
         wait_for(lambda: in_force(cluster, {"main": 70, "b": 30}), "a is out of the split", 30)
         out = time.monotonic()
-        assert out - put < SLOW_START_S / 2
         wait_for(lambda: load.sent[-1].at > out + 3, "requests after that, also while a's replica ends", 30)
         end = time.monotonic()
-        assert not wrong(load.sent, split({"b": 30}), out)
+        assert not wrong(load.sent, split({"b": 30}), min(out, put + 1.5))
         # a's has outlived its replica's replacement, and a itself.
         for stream in (on_main, on_a):
             stream.assert_whole(end - began)

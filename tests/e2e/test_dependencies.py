@@ -90,4 +90,4 @@ def test_versions_that_pin_one_library_differently_answer_at_the_same_time(clust
     cluster.canary("deploy", "-f", file)
     wait_for(lambda: not cluster.pids("pinned-canary-a") & as_, "a's replica from before has gone")
     assert cluster.pids("pinned-main") == mains
-    wait_for(lambda: libraries(cluster) == {"main": {"4.8.0"}, "a": {"missing"}}, "a's new replica answers", 5)
+    assert libraries(cluster) == {"main": {"4.8.0"}, "a": {"missing"}}

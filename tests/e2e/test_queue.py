@@ -167,13 +167,13 @@ def test_requests_begin_in_the_order_of_their_arrival_at_whichever_ingress_repli
     """They are sent 50 ms apart, and queue up.
 
     Two that arrive at different ingress replicas within a few milliseconds may change places, and each replica of the
-    ingress is as late as its event loop is busy: hence the tolerance, of 0.6 s on a busy machine of two cores.
+    ingress is as late as its event loop is busy: hence the tolerance, of 0.4 s on a busy machine of two cores.
     """
     told = burst(cluster, count=120, every_s=0.05, seconds=0.4)
     print(f"\norder: {told}")
     assert told.counts == {200: 120}
     assert told.waiting >= 30
-    assert told.displaced <= 12
+    assert told.displaced <= 8
     assert told.most == CONCURRENCY
 
 

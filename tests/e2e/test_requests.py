@@ -30,8 +30,8 @@ TIMEOUT_S = 4
 SECOND = "/second/deep"
 #: How long a request to `second` may wait for a replica, and how many requests a replica there takes at once.
 WAIT_S, PLACES = 0.7, 2
-#: What the shared machine may add to a time that is measured; less than what would go on otherwise: 20 s or a minute.
-SLACK_S = 3.0
+#: What the shared machine may add to a time that is measured.
+SLACK_S = 1.0
 
 HEADER = "X-User-ID"
 MAIN, A = ({HEADER: key_of(split({"a": 30}), version)} for version in ("main", "a"))
@@ -252,12 +252,6 @@ def test_a_client_that_expects_100_continue_gets_it_before_it_sends_the_body(clu
 
 
 def test_each_piece_of_a_stream_arrives_when_it_is_sent(client: httpx.Client) -> None:
-    """What is held back is late every time; where a busy machine is, it isn't the next time."""
-    assert any(latest_piece(client) < 0.25 for _ in range(3))
-
-
-def latest_piece(client: httpx.Client) -> float:
-    """Return by how many seconds the latest piece of a stream was late."""
     arrived: list[float] = []
     sent: list[float] = []
     with client.stream("GET", "/web/stamps", params={"count": 6, "every_s": 0.3}) as response:
@@ -266,7 +260,8 @@ def latest_piece(client: httpx.Client) -> float:
             sent.append(float(line))
     assert len(sent) == 6
     assert arrived[0] < sent[-1], "the first piece came only when the Bento was done"
-    return max(there - here for here, there in zip(sent, arrived, strict=True))
+    late = [there - here for here, there in zip(sent, arrived, strict=True)]
+    assert max(late) < 0.25
 
 
 def test_an_api_streams_too(client: httpx.Client) -> None:

@@ -29,8 +29,6 @@ OPEN = "/open"
 REVOKED_WITHIN_S = 1.0
 #: Requests that surely meet both ingress replicas.
 MANY = 40
-#: A second is kept unless a process stands still for half of it, as on a busy machine; so two of three attempts count.
-ATTEMPTS, IN_TIME = 3, 2
 #: Every text that must not be found in any log or API: those who use another one add it here.
 SECRETS: set[str] = set()
 
@@ -150,18 +148,8 @@ def test_a_revoked_token_is_refused_within_a_second_on_every_replica_and_nothing
     cluster: RealCluster,
 ) -> None:
     before = replicas(cluster)
-    late: list[str] = []
-    while len(late) < ATTEMPTS and late.count("") < IN_TIME:
-        late.append(late_after_revocation(cluster))
-    assert late.count("") >= IN_TIME, late
-    assert replicas(cluster) == before
-
-
-def late_after_revocation(cluster: RealCluster) -> str:
-    """Revoke a token, and say what came too late: that it counted, or that it no longer did."""
     token = new_token(cluster, "--name", "leaked")
-    if not all(get(cluster, "/livez", bearer(token)).status_code == 200 for _ in range(MANY)):
-        return "it didn't count everywhere when `token create` ended"
+    assert all(get(cluster, "/livez", bearer(token)).status_code == 200 for _ in range(MANY))
     access.revoke_token(token, address=cluster.local.address)
     revoked = time.monotonic()
     with (
@@ -178,9 +166,10 @@ def late_after_revocation(cluster: RealCluster) -> str:
             answers += clients.map(ask, range(8))
     last = max((sent - revoked for sent, status in answers if status == 200), default=0.0)
     print(f"the last request with a revoked token got in {last:.2f} s after it, of {len(answers)}")
+    late = {status for sent, status in answers if sent > revoked + REVOKED_WITHIN_S}
     assert {status for _, status in answers} <= {200, 401}
-    wait_for(lambda: get(cluster, "/livez", bearer(token)).status_code == 401, "it no longer counts", 5)
-    return f"it counted {last:.2f} s after it had been revoked" if last > REVOKED_WITHIN_S else ""
+    assert late == {401}
+    assert replicas(cluster) == before
 
 
 def test_the_bento_never_sees_a_token_but_its_own_authorization(cluster: RealCluster, token: str) -> None:

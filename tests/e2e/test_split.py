@@ -250,10 +250,8 @@ def test_the_metrics_say_what_was_answered_and_what_the_split_is(scrape: Callabl
     missing = total(samples, "ray_canary_missing_key_total", "canary_deployment")
     assert missing == {("probe",): requests["no-key",]}
     waits = total(samples, "ray_canary_target_wait_seconds_count")
-    buckets = [sample for sample in samples if sample.name.endswith("_wait_seconds_bucket")]
-    within = {le: sum(one.value for one in buckets if one.labels["le"] == le) for le in ("0.25", "1.0")}
-    # A request that waited in vain would have gone to main, and none did. A busy machine may hold up one of hundreds.
-    assert 0.99 * waits[()] - 1 <= within["0.25"] <= within["1.0"] == waits[()] <= sum(requests.values())
+    quick = [one for one in samples if one.name.endswith("_wait_seconds_bucket") and one.labels["le"] == "0.25"]
+    assert sum(sample.value for sample in quick) == waits[()] <= sum(requests.values())
     served = total(samples, "ray_canary_requests_total", "bento_version", "bento", "route_type")
     for name in ("ray_canary_request_duration_seconds_count", "ray_canary_first_byte_seconds_count"):
         assert total(samples, name, "bento_version", "bento", "route_type") == served
