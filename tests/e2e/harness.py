@@ -175,6 +175,16 @@ class RealCluster:
         wait_for(ready, f"Deployment {name} is ready", timeout_s, LOOK_EVERY_S)
         wait_for(lambda: self._answers("/livez"), "it answers over HTTP", 30)
 
+    def in_force(self, name: str, shares: dict[str, int]) -> bool:
+        """Whether every ingress replica of a Deployment splits so.
+
+        The controller shows a new user_config at once, and the deployment as updating until every replica has it.
+        """
+        live = self.state().live()[name]
+        ingress = live.ingress.deployments["Ingress"]
+        taken = ingress.user_config == live.user_config and ingress.status == "HEALTHY" and ingress.settled
+        return taken and live.settings.split.shares() == shares
+
     def _answers(self, path: str) -> bool:
         try:
             return httpx.get(f"{self.url}{path}", timeout=5).status_code in (200, 401)  # 401: who asks needs a token

@@ -118,7 +118,7 @@ def test_no_change_of_a_version_fails_or_holds_up_a_request_or_restarts_another(
         new_a = cluster.pids("probe-canary-a")
 
         put = deploy({"b": 30}, b=slow)
-        wait_for(lambda: in_force(cluster, {"main": 70, "b": 30}), "a is out of the split", 30)
+        wait_for(lambda: cluster.in_force("probe", {"main": 70, "b": 30}), "a is out of the split", 30)
         out = time.monotonic()
         wait_for(lambda: load.sent[-1].at > out + 3, "requests after that, also while a's replica ends", 30)
         end = time.monotonic()
@@ -160,11 +160,3 @@ def assert_nobody_waited(cluster: RealCluster) -> None:
     print(f"waited over 0.25 s: {dict(waited - counted['0.25'])}, of {dict(sent)}")
     assert counted["0.5"] == waited, f"waited over 0.5 s: {waited - counted['0.5']}"
     assert (waited - counted["0.25"]).total() <= max(A_FEW, sent.total() / 1000)
-
-
-def in_force(cluster: RealCluster, shares: dict[str, int]) -> bool:
-    """Whether every ingress replica splits so: the controller has told them, and each of them has said that it does."""
-    live = cluster.state().live()["probe"]
-    ingress = live.ingress.deployments["Ingress"]
-    taken = ingress.user_config == live.user_config and ingress.status == "HEALTHY" and ingress.settled
-    return taken and live.settings.split.shares() == shares

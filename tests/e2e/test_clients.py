@@ -47,12 +47,8 @@ def put(cluster: RealCluster, weights: dict[str, int], route_type: str, route_by
     wanted = {"main": 100 - sum(weights.values()), **weights}
 
     def there() -> bool:
-        live = cluster.state().live()["clients"]
-        found = live.settings.split
-        ingress = live.ingress.deployments["Ingress"]
-        # The controller shows a new user_config at once, and the deployment as updating until every replica has it.
-        taken = ingress.user_config == live.user_config and ingress.status == "HEALTHY" and ingress.settled
-        return taken and (found.shares(), found.route_type, found.route_by) == (wanted, route_type, route_by)
+        found = cluster.state().live()["clients"].settings.split
+        return (found.route_type, found.route_by) == (route_type, route_by) and cluster.in_force("clients", wanted)
 
     wait_for(there, "the split is in force", 30)
 
